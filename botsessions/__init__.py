@@ -1,0 +1,59 @@
+"""Durable sessions for chat bots, as a Django app. These are the public names; none loads a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from botsessions.bots import Bot, bots
+    from botsessions.context import Action
+    from botsessions.keys import SessionKey
+    from botsessions.routing import Router
+    from botsessions.session import Initial, Qualifier, Session
+    from botsessions.updates import Chat, Direction, Message, MessageKind, Update, UpdateType, User
+
+_HOMES = {
+    "Action": "context",
+    "Bot": "bots",
+    "Chat": "updates",
+    "Direction": "updates",
+    "Initial": "session",
+    "Message": "updates",
+    "MessageKind": "updates",
+    "Qualifier": "session",
+    "Router": "routing",
+    "Session": "session",
+    "SessionKey": "keys",
+    "Update": "updates",
+    "UpdateType": "updates",
+    "User": "updates",
+    "bots": "bots",
+}
+
+__all__ = [
+    "Action",
+    "Bot",
+    "Chat",
+    "Direction",
+    "Initial",
+    "Message",
+    "MessageKind",
+    "Qualifier",
+    "Router",
+    "Session",
+    "SessionKey",
+    "Update",
+    "UpdateType",
+    "User",
+    "bots",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'botsessions' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"botsessions.{_HOMES[name]}"), name)

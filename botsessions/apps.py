@@ -1,0 +1,12 @@
+"""The Django app."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class BotsessionsConfig(AppConfig):
+    name = "botsessions"
+    verbose_name = _("Bot sessions")
+    default_auto_field = "django.db.models.BigAutoField"

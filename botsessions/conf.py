@@ -1,0 +1,54 @@
+"""The settings of `BOTSESSIONS`, each with its one default; `docs/settings.md` has a row for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings as django_settings
+
+
+class Settings:
+    """Typed access to `settings.BOTSESSIONS`, read anew each time so that `override_settings` works."""
+
+    #: The bots, by alias: PLATFORM, ROUTER, OPTIONS, KEY, STORE, ACK_AFTER.
+    BOTS: dict[str, dict[str, Any]] = {}
+    #: The session stores, by alias: BACKEND, OPTIONS.
+    STORES: dict[str, dict[str, Any]] = {
+        "default": {"BACKEND": "botsessions.stores.DatabaseStore"}
+    }
+    #: The database alias that holds mailboxes and sessions.
+    DATABASE: str = "default"
+
+    #: Seconds after which an update that is still being handled is stored and acknowledged.
+    ACK_AFTER: float = 1.0
+    #: How often a failing update is tried before it is parked.
+    ATTEMPTS: int = 3
+    #: Seconds before the second attempt; doubled before each further one.
+    RETRY_DELAY: float = 1.0
+    #: Updates that one process handles at a time.
+    MAX_IN_FLIGHT: int = 1000
+    #: Threads in which `def` handlers run.
+    HANDLER_THREADS: int = 16
+    #: Seconds for which a mailbox belongs to the process that took it, unless renewed.
+    LEASE: float = 30.0
+    #: Seconds between renewals of the leases that a process holds.
+    RENEW_EVERY: float = 10.0
+    #: Seconds between looks for acknowledged updates that a crashed process left behind.
+    RECOVER_EVERY: float = 10.0
+    #: Seconds that a stopping process gives its running handlers.
+    SHUTDOWN_TIMEOUT: float = 10.0
+
+    MAX_BODY_BYTES: int = 1024 * 1024
+    MAX_DEPTH: int = 64
+    MAX_DATA_BYTES: int = 64 * 1024
+
+    #: Serve the playground to everybody, not to staff alone.
+    PLAYGROUND: bool = False
+
+    def __getattribute__(self, name: str) -> Any:
+        """Return the project's value where it has one, else the default above."""
+        configured = getattr(django_settings, "BOTSESSIONS", {})
+        return configured[name] if name in configured else super().__getattribute__(name)
+
+
+settings = Settings()

@@ -1,0 +1,171 @@
+"""Injection plans: what a function declares by annotation, worked out once, at registration.
+
+`Update`, `Bot`, `Session`, `Session[T]`, `Session[T] | None`, each session with `Qualifier("…")` or `Initial(factory)` in
+`Annotated`. What is not declared is not loaded. An annotation that cannot be filled is an `ImproperlyConfigured`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from django.core.exceptions import ImproperlyConfigured
+
+from botsessions.context import Context
+from botsessions.exceptions import NoSessionKey, SessionsDisabled
+from botsessions.keys import SessionKey
+from botsessions.session import Initial, Qualifier, Session, SessionSpec
+from botsessions.updates import Update
+
+Provider = Callable[[Context], Any]
+
+#: What a parameter may be annotated as, beside sessions. `bots` adds `Bot`.
+provided: dict[object, Provider] = {
+    Update: lambda context: context.update,
+    Context: lambda context: context,
+}
+#: The parameters that need no annotation.
+BY_NAME: dict[str, object] = {"update": Update, "session": Session}
+
+
+class Plan:
+    """How to call a function: a provider for each of its parameters, and the sessions among them."""
+
+    def __init__(self, function: Callable[..., Any], given: frozenset[str] = frozenset()) -> None:
+        self.function = function
+        self.name = getattr(function, "__qualname__", repr(function))
+        self.is_async = inspect.iscoroutinefunction(
+            function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+        )
+        self.sessions: list[SessionSpec] = []
+        self.parameters: list[tuple[str, Provider | None]] = []
+        #: Does it need the update alone, so that it can be asked before anything is loaded?
+        self.pure = not self.is_async
+        for name, annotation in _annotations(function, self.name).items():
+            self.parameters.append((name, None if name in given else self._provider(name, annotation)))
+        self.prepares = any(inspect.iscoroutinefunction(spec.initial) for spec in self.sessions)
+        self._providers = tuple(provider for _, provider in self.parameters if provider)
+        self._given = any(provider is None for _, provider in self.parameters)
+
+    async def call(self, context: Context, **given: Any) -> Any:
+        """Call the function with what it declares, and with `given` by name. A `def` function runs in a thread."""
+        if self.prepares:
+            for spec in self.sessions:
+                session = find_session(context, spec, self.name)
+                if session is not None:
+                    await session.prepare()
+        if self._given:
+            arguments = {
+                name: given.get(name) if provider is None else provider(context)
+                for name, provider in self.parameters
+            }
+            if self.is_async:
+                return await self.function(**arguments)
+            return await context.in_thread(self.function, **arguments)
+        values = [provider(context) for provider in self._providers]
+        if self.is_async:
+            return await self.function(*values)
+        return await context.in_thread(self.function, *values)
+
+    def _provider(self, name: str, annotation: Any) -> Provider:
+        spec = session_spec(annotation)
+        if spec is not None:
+            self.pure = False
+            self.sessions.append(spec)
+            return lambda context: find_session(context, spec, self.name)
+        provider = provided.get(annotation)
+        if provider is None:
+            raise ImproperlyConfigured(
+                f"Parameter '{name}' of {self.name} is annotated {annotation!r}, which cannot be filled. "
+                "Handlers may declare Update, Bot, Session, Session[T] and Session[T] | None."
+            )
+        if annotation is not Update:
+            self.pure = False
+        return provider
+
+
+def session_spec(annotation: Any) -> SessionSpec | None:
+    """Return what a session annotation declares, None for any other annotation."""
+    marks: tuple[Any, ...] = ()
+    if get_origin(annotation) is Annotated:
+        annotation, *rest = get_args(annotation)
+        marks = tuple(rest)
+    optional = False
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [each for each in get_args(annotation) if each is not type(None)]
+        optional = len(members) < len(get_args(annotation))
+        if len(members) != 1:
+            return None
+        annotation = members[0]
+        if get_origin(annotation) is Annotated:
+            annotation, *rest = get_args(annotation)
+            marks += tuple(rest)
+    if annotation is not Session and get_origin(annotation) is not Session:
+        return None
+    arguments = get_args(annotation)
+    return SessionSpec(
+        type=arguments[0] if arguments else dict,
+        qualifier=next((mark.name for mark in marks if isinstance(mark, Qualifier)), ""),
+        optional=optional,
+        initial=next((mark.factory for mark in marks if isinstance(mark, Initial)), None),
+    )
+
+
+def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[Any] | None:
+    """Return the update's session of that description, the same object for every handler of the update.
+
+    Raises `NoSessionKey` or `SessionsDisabled` where a required one cannot be.
+    """
+    bot, update = context.bot, context.update
+    if not bot.has_sessions:
+        if spec.optional:
+            return None
+        raise SessionsDisabled(
+            f"{handler} requires a session, but bot '{bot.alias}' has STORE: None. "
+            "Give it a store, or declare the parameter as Session | None."
+        )
+    base = bot.key_of(update)
+    if base is None:
+        if spec.optional:
+            return None
+        raise NoSessionKey(
+            f"{handler} requires a session, but an update of type '{update.type}' belongs to no chat or "
+            "user to keep it for. Declare the parameter as Session | None."
+        )
+    key: SessionKey = base.qualified(spec.qualifier)
+    session = context.sessions.get(key)
+    if session is None:
+        session = Session(context, key, spec, context.rows.get(key))
+        context.sessions[key] = session
+    elif not session.retype(spec):
+        raise ImproperlyConfigured(
+            f"{handler} declares session {key} as {spec.type!r}, but another handler of the same update "
+            "has used it as another type."
+        )
+    return session
+
+
+def _annotations(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    """The parameters of a function with their annotations; unannotated ones go by name, or by being alone."""
+    parameters = [
+        each
+        for each in inspect.signature(function).parameters.values()
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    try:
+        hints = get_type_hints(
+            function if inspect.isroutine(function) else type(function).__call__,
+            include_extras=True,
+        )
+    except NameError as error:
+        raise ImproperlyConfigured(
+            f"The annotations of {name} cannot be read: {error}. Import what they name at run time, not "
+            "under TYPE_CHECKING."
+        ) from error
+    found = {}
+    for each in parameters:
+        alone = Update if len(parameters) == 1 else inspect.Parameter.empty
+        found[each.name] = hints.get(each.name, BY_NAME.get(each.name, alone))
+    return found

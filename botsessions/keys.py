@@ -1,0 +1,90 @@
+"""What a session belongs to: its key, and the strategies that find the key of an update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import quote
+
+import msgspec
+
+from botsessions.updates import Update
+
+
+class SessionKey(msgspec.Struct, frozen=True, order=True, gc=False, omit_defaults=True):
+    """The identity of a session: bot, chat, user, topic and qualifier; an absent part is `""`.
+
+    Two keys are equal when every part is, and a key goes to JSON and back unchanged.
+    """
+
+    bot: str
+    chat: str = ""
+    user: str = ""
+    thread: str = ""
+    qualifier: str = ""
+
+    def __str__(self) -> str:
+        """The key as one readable string, in which no two different keys agree."""
+        parts = (self.bot, self.chat, self.user, self.thread, self.qualifier)
+        return ":".join(part if part.isalnum() else quote(part, safe="-/@") for part in parts).rstrip(
+            ":"
+        )
+
+    def qualified(self, qualifier: str) -> SessionKey:
+        """Return the key of the parallel session of that qualifier."""
+        if qualifier == self.qualifier:
+            return self
+        return SessionKey(self.bot, self.chat, self.user, self.thread, qualifier)
+
+
+KeyStrategy = Callable[[Update], SessionKey | None]
+
+
+def chat_user(update: Update) -> SessionKey | None:
+    """A person in a chat; the chat alone where nobody is named; None without a chat."""
+    if update.chat is None:
+        return None
+    return SessionKey(update.bot, update.conversation, update.user.id if update.user else "")
+
+
+def chat(update: Update) -> SessionKey | None:
+    """Everybody in a chat together; None without a chat."""
+    return None if update.chat is None else SessionKey(update.bot, update.conversation)
+
+
+def user(update: Update) -> SessionKey | None:
+    """A person, in whatever chat; None where nobody is named."""
+    return None if update.user is None else SessionKey(update.bot, user=update.user.id)
+
+
+def auto(update: Update) -> SessionKey | None:
+    """The chat where it is private, else the person in the chat, else the chat."""
+    if update.chat is not None and update.chat.type == "private":
+        return chat(update)
+    return chat_user(update)
+
+
+def thread(update: Update) -> SessionKey | None:
+    """A topic of a chat, or the chat outside topics; None without a chat."""
+    if update.chat is None:
+        return None
+    return SessionKey(update.bot, update.conversation, thread=update.thread)
+
+
+#: The strategies that a bot's `KEY` may name.
+STRATEGIES: dict[str, KeyStrategy] = {
+    "chat_user": chat_user,
+    "chat": chat,
+    "user": user,
+    "auto": auto,
+    "thread": thread,
+}
+
+
+def mailbox_of(update: Update, key: SessionKey | None) -> str:
+    """Return the mailbox of an update: its session's, whatever the qualifier.
+
+    An update without a session has a mailbox to itself: nothing waits for it.
+    """
+    if key is None:
+        return f"{SessionKey(update.bot)}:~{update.id}"
+    return str(key.qualified(""))

@@ -1,0 +1,1 @@
+"""Mailboxes: order, duplicates, leases and retries of updates, and the commit of what they did."""

@@ -1,0 +1,390 @@
+"""The mailbox in the project's database: the protocol, told once for every database.
+
+What makes it safe:
+
+* Leases come before update rows. Whoever stores an update has first touched its mailbox's lease row, taking it or (where
+  it is another's) locking it, so the ids of one mailbox become visible in order, and a holder, who locks the row before
+  he looks for what waits, strands nothing.
+* A commit is written optimistically, all entries in one go, and counted: an entry whose lease, update or session was not
+  as expected is rejected, the transaction is rolled back and the others are written again without it.
+* Every statement touches its rows in key order, and a deadlock or serialization failure runs the transaction again.
+
+The statements themselves are in `statements`: plain SQL for PostgreSQL and SQLite, the ORM for every other database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count
+from typing import Any, TypeVar
+
+import msgspec
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    connections,
+    transaction,
+)
+
+from botsessions import clock
+from botsessions.conf import settings
+from botsessions.exceptions import Unavailable
+from botsessions.keys import SessionKey
+from botsessions.mailboxes.base import (
+    Admission,
+    Admitted,
+    Arrival,
+    Commit,
+    Committed,
+    Effect,
+    Outcome,
+    Row,
+    Save,
+    Sent,
+    Waiting,
+)
+from botsessions.mailboxes.statements import (
+    LeaseRow,
+    MessageRow,
+    SessionRow,
+    Statements,
+    UpdateRow,
+    statements_for,
+)
+from botsessions.mailboxes.statements.base import Tuples
+from botsessions.updates import Direction, Update
+
+Result = TypeVar("Result")
+
+#: How often a transaction is run in all when the database asks to run it again.
+TRANSACTION_ATTEMPTS = 4
+#: What COMMIT makes of an update.
+STATUS = {Effect.DONE: "done", Effect.RETRY: "pending", Effect.PARKED: "parked"}
+
+
+class _Rejected(Exception):
+    """Entries of a commit that cannot be written, by number; rolls the transaction back."""
+
+    def __init__(self, outcomes: dict[int, Outcome]) -> None:
+        self.outcomes = outcomes
+
+
+class DatabaseMailbox:
+    """A mailbox in the database `using`, by default `BOTSESSIONS["DATABASE"]`."""
+
+    def __init__(self, using: str | None = None) -> None:
+        self.using = using or settings.DATABASE
+        self.statements: Statements = statements_for(connections[self.using])
+
+    # The verbs of the contract
+
+    def admit(self, arrivals: Sequence[Arrival], token: str) -> Admitted:
+        return self._transaction(lambda: self._admit(arrivals, token))
+
+    def load(self, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
+        return self._transaction(lambda: self._load(keys))
+
+    def store(self, arrivals: Sequence[Arrival]) -> None:
+        self._transaction(lambda: self._store(arrivals))
+
+    def record(self, sent: Sequence[Sent]) -> None:
+        self._transaction(lambda: self._record(sent))
+
+    def commit(self, commits: Sequence[Commit]) -> Committed:
+        outcomes: dict[int, Outcome] = {}
+        while True:
+            entries = [each for each in enumerate(commits) if each[0] not in outcomes]
+            try:
+                waiting = self._transaction(partial(self._commit, entries))
+            except _Rejected as rejected:
+                outcomes.update(rejected.outcomes)
+                continue
+            every = range(len(commits))
+            return Committed([outcomes.get(each, Outcome.COMMITTED) for each in every], waiting)
+
+    def renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
+        return self._transaction(lambda: self._renew(leases))
+
+    def recover(self, limit: int, token: str) -> list[Waiting]:
+        return self._transaction(lambda: self._recover(limit, token))
+
+    # Each in its transaction
+
+    def _admit(self, arrivals: Sequence[Arrival], token: str) -> Admitted:
+        statements, now = self.statements, clock.now()
+        updates = [
+            _pending(number, arrival.update, arrival.mailbox)
+            for number, arrival in enumerate(arrivals)
+        ]
+        leases = [LeaseRow(key, token) for key in sorted({each.mailbox for each in arrivals})]
+        wanted = _rows([key for arrival in arrivals for key in arrival.sessions])
+        with statements.together():
+            statements.begin(durable=False)
+            taken = statements.take(leases, settings.LEASE)
+            known = statements.known(updates)
+            oldest = statements.next(leases)
+            stored = statements.sessions(wanted)
+        free = {key for (key,) in taken}
+        seen = set(known)
+        waiting = _waiting(oldest)
+        free.difference_update(each.mailbox for each in waiting)
+
+        decisions: list[Admission] = []
+        pending: list[UpdateRow] = []
+        for arrival, update in zip(arrivals, updates, strict=True):
+            identity = (update.update_id, update.bot)
+            if identity in seen:
+                decisions.append(Admission.DUPLICATE)
+                continue
+            seen.add(identity)
+            if arrival.room and arrival.mailbox in free:
+                free.discard(arrival.mailbox)
+                decisions.append(
+                    Admission.HANDLE_STORED if arrival.store_first else Admission.HANDLE
+                )
+            else:
+                decisions.append(Admission.STORED)
+            if decisions[-1] is not Admission.HANDLE:
+                update.payload = msgspec.Raw(msgspec.json.encode(arrival.update))
+                pending.append(update)
+        if pending:
+            statements.make_durable()
+            statements.insert_pending(pending, now)
+        # Taken for nothing but duplicates, or without room to go on.
+        statements.release([LeaseRow(key, token) for key in sorted(free)])
+        return Admitted(decisions, _spread(stored, [each.sessions for each in arrivals]), waiting)
+
+    def _load(self, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
+        return _spread(self.statements.sessions(_rows([key for each in keys for key in each])), keys)
+
+    def _store(self, arrivals: Sequence[Arrival]) -> None:
+        statements = self.statements
+        with statements.together():
+            statements.begin(durable=True)
+            statements.lock(_leases(each.mailbox for each in arrivals))
+            statements.insert_pending(
+                [
+                    _pending(number, each.update, each.mailbox, payload=True)
+                    for number, each in enumerate(arrivals)
+                ],
+                clock.now(),
+            )
+
+    def _record(self, sent: Sequence[Sent]) -> None:
+        statements, now = self.statements, clock.now()
+        updates: dict[tuple[str, str], UpdateRow] = {}
+        for each in sent:
+            identity = (each.update.id, each.update.bot)
+            row = updates.get(identity)
+            if row is None:
+                row = _pending(len(updates), each.update, each.mailbox, payload=True)
+                row.journal = []
+                updates[identity] = row
+            row.journal.append({"ordinal": each.ordinal, "result": each.result})  # type: ignore[union-attr]
+        opened = _rows(sorted({each.session for each in sent if each.session is not None}))
+        with statements.together():
+            statements.begin(durable=True)
+            statements.lock(_leases(each.mailbox for each in sent))
+            statements.append_journal(list(updates.values()), now)
+            sessions = statements.open_sessions(opened, now)
+        ids = {SessionKey(*key): session for *key, session in sessions}
+        statements.insert_messages(
+            [row for each in sent if each.session for row in _messages(each, ids[each.session])]
+        )
+
+    def _commit(self, entries: Sequence[tuple[int, Commit]]) -> list[Waiting]:
+        if not entries:
+            return []
+        statements, now = self.statements, clock.now()
+        updates = [
+            _finished(number, entry) for number, entry in entries if entry.update is not None
+        ]
+        saves = sorted(
+            (_save(number, save) for number, entry in entries for save in entry.saves),
+            key=_session_key,
+        )
+        _reject_rivals(updates, saves)
+        go_on = [LeaseRow(each.mailbox, each.token) for _, each in entries if each.go_on]
+        stop = [LeaseRow(each.mailbox, each.token) for _, each in entries if not each.go_on]
+        with statements.together():
+            statements.begin(durable=True)
+            locked = statements.lock(_leases(entry.mailbox for _, entry in entries))
+            finished = statements.finish(updates, now)
+            saved = statements.save_sessions(saves, now)
+            released = statements.release_idle(go_on)
+            statements.release(stop)
+        _reject_unwritten(entries, saves, set(locked), set(finished), set(saved))
+        idle = {key for (key,) in released}
+        return _waiting(statements.next([lease for lease in go_on if lease.key not in idle]))
+
+    def _renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
+        rows = [LeaseRow(key, token) for key, token in sorted(leases)]
+        with self.statements.together():
+            self.statements.begin(durable=False)
+            self.statements.lock(rows)
+            renewed = self.statements.renew(rows, settings.LEASE)
+        return {key for (key,) in renewed}
+
+    def _recover(self, limit: int, token: str) -> list[Waiting]:
+        statements = self.statements
+        statements.begin(durable=False)
+        leases = [LeaseRow(key, token) for key in sorted(key for (key,) in statements.abandoned(limit))]
+        taken = {key for (key,) in statements.take(leases, settings.LEASE)}
+        held = [lease for lease in leases if lease.key in taken]
+        waiting = _waiting(statements.next(held))
+        busy = {each.mailbox for each in waiting}
+        statements.release([lease for lease in held if lease.key not in busy])
+        return waiting
+
+    def _transaction(self, work: Callable[[], Result]) -> Result:
+        """Run it in one transaction: again after a deadlock, once more where the connection had died."""
+        connection = connections[self.using]
+        nested = connection.in_atomic_block
+        connection.close_if_unusable_or_obsolete()
+        attempts, healed = TRANSACTION_ATTEMPTS, False
+        while True:
+            try:
+                with transaction.atomic(using=self.using):
+                    return work()
+            except (DatabaseError, InterfaceError) as error:
+                if nested:
+                    raise
+                attempts -= 1
+                if isinstance(error, DatabaseError) and self.statements.may_retry(error):
+                    if attempts:
+                        continue
+                    raise Unavailable(f"The database is too busy: {error}") from error
+                if not isinstance(error, OperationalError | InterfaceError):
+                    raise
+                lost = self.statements.connection_lost(error)
+                connection.close()
+                if healed or not lost:
+                    raise Unavailable(f"The database is away: {error}") from error
+                healed = True
+
+
+def _leases(mailboxes: Iterable[str]) -> list[LeaseRow]:
+    return [LeaseRow(key) for key in sorted(set(mailboxes))]
+
+
+def _pending(number: int, update: Update, mailbox: str, *, payload: bool = False) -> UpdateRow:
+    row = UpdateRow(number, update.bot, update.id, update.type, mailbox, "pending")
+    if payload:
+        row.payload = msgspec.Raw(msgspec.json.encode(update))
+    return row
+
+
+def _finished(number: int, entry: Commit) -> UpdateRow:
+    assert entry.update is not None
+    keep = entry.effect is not Effect.DONE
+    row = _pending(number, entry.update, entry.mailbox, payload=keep)
+    row.status = STATUS[entry.effect]
+    row.attempts, row.error, row.due_at = entry.attempts, entry.error, entry.due_at
+    return row
+
+
+def _row(number: int, key: SessionKey) -> SessionRow:
+    return SessionRow(number, key.bot, key.chat, key.user, key.thread, key.qualifier)
+
+
+def _rows(keys: Sequence[SessionKey]) -> list[SessionRow]:
+    return [_row(number, key) for number, key in enumerate(keys)]
+
+
+def _save(number: int, save: Save) -> SessionRow:
+    row = _row(number, save.key)
+    row.version = save.version
+    row.data = None if save.data is None else msgspec.Raw(save.data)
+    return row
+
+
+def _session_key(row: SessionRow) -> tuple[str, ...]:
+    return (row.bot, row.chat, row.user, row.thread, row.qualifier)
+
+
+def _messages(sent: Sent, session: int) -> list[MessageRow]:
+    return [
+        MessageRow(
+            session,
+            message.chat.id,
+            message.id,
+            Direction.OUTGOING,
+            message.kind,
+            message.is_service,
+            message.user.id if message.user else "",
+            message.business,
+            message.text if sent.keep_text else "",
+            message.date or clock.now(),
+            sent.update.id,
+            sent.ordinal,
+        )
+        for message in sent.messages
+    ]
+
+
+def _waiting(rows: Tuples) -> list[Waiting]:
+    return [
+        Waiting(
+            mailbox,
+            token,
+            msgspec.json.decode(payload, type=Update),
+            attempts,
+            msgspec.json.decode(journal) if journal else [],
+            _aware(due_at),
+        )
+        for mailbox, token, payload, attempts, journal, due_at in rows
+    ]
+
+
+def _aware(moment: datetime | str | None) -> datetime | None:
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+def _spread(stored: Tuples, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
+    """Put each session that was found where its key was asked for."""
+    found = {
+        number: Row(session, version, bool(is_open), data.encode() if data is not None else None)
+        for number, session, version, is_open, data in stored
+    }
+    numbers = count()
+    return [[found.get(next(numbers)) for _ in each] for each in keys]
+
+
+def _reject_rivals(updates: Sequence[UpdateRow], saves: Sequence[SessionRow]) -> None:
+    """Of entries that would write the same row let the first go on: a statement can write a row but once."""
+    seen: set[tuple[str, ...]] = set()
+    rivals: dict[int, Outcome] = {}
+    for number, key in [
+        *((row.number, (row.update_id, row.bot)) for row in updates),
+        *((row.number, _session_key(row)) for row in saves),
+    ]:
+        if key in seen:
+            rivals[number] = Outcome.CONFLICT
+        seen.add(key)
+    if rivals:
+        raise _Rejected(rivals)
+
+
+def _reject_unwritten(
+    entries: Sequence[tuple[int, Commit]],
+    saves: Sequence[SessionRow],
+    locked: set[tuple[Any, ...]],
+    finished: set[tuple[Any, ...]],
+    saved: set[tuple[Any, ...]],
+) -> None:
+    rejected: dict[int, Outcome] = {}
+    for number, entry in entries:
+        if (entry.mailbox, entry.token) not in locked:
+            rejected[number] = Outcome.LEASE_LOST
+        elif entry.update and (entry.update.id, entry.update.bot) not in finished:
+            rejected[number] = Outcome.DUPLICATE
+    for row in saves:
+        if _session_key(row) not in saved:
+            rejected.setdefault(row.number, Outcome.CONFLICT)
+    if rejected:
+        raise _Rejected(rejected)

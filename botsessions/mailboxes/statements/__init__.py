@@ -1,0 +1,14 @@
+"""The statements of the database mailbox: one page of SQL for PostgreSQL and SQLite, the ORM for the rest."""
+
+from __future__ import annotations
+
+from botsessions.mailboxes.statements.base import (
+    LeaseRow,
+    MessageRow,
+    SessionRow,
+    Statements,
+    UpdateRow,
+    statements_for,
+)
+
+__all__ = ["LeaseRow", "MessageRow", "SessionRow", "Statements", "UpdateRow", "statements_for"]

@@ -1,0 +1,183 @@
+"""What a database must be able to do for the mailbox, and the rows that it is given.
+
+Each statement takes a list of rows, already in the order in which they are to be touched, and returns an iterable of
+tuples. Between `with statements.together():` and its end the iterables may be unread promises, so that a database that
+can takes several statements in one round trip; they are read after the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from django.db import DatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+Tuples = Iterable[tuple[Any, ...]]
+
+
+class LeaseRow(msgspec.Struct, gc=False):
+    """A mailbox and the token with which it is, or is to be, held."""
+
+    key: str
+    token: str = ""
+
+
+class UpdateRow(msgspec.Struct, gc=False):
+    """An update to be stored; `payload` and `journal` are JSON."""
+
+    number: int
+    bot: str
+    update_id: str
+    type: str
+    mailbox: str
+    status: str
+    attempts: int = 0
+    payload: msgspec.Raw | None = None
+    journal: list[Any] | None = None
+    error: str = ""
+    due_at: datetime | None = None
+
+
+class SessionRow(msgspec.Struct, gc=False):
+    """A session to be found, opened or saved; `version` is the one it must still have."""
+
+    number: int
+    bot: str
+    chat: str
+    user: str
+    thread: str
+    qualifier: str
+    version: int = 0
+    data: msgspec.Raw | None = None
+
+
+class MessageRow(msgspec.Struct, gc=False):
+    """A message of a session's slice."""
+
+    session: int
+    chat: str
+    message_id: str
+    direction: str
+    kind: str
+    is_service: bool
+    user: str
+    business: str
+    text: str
+    sent_at: datetime
+    update_id: str
+    ordinal: int
+
+
+class Statements:
+    """The statements of one database connection. Times of leases are the database's own clock."""
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self.connection = connection
+
+    def together(self) -> AbstractContextManager[object]:
+        """Send what is executed within as one round trip, where the database can."""
+        return nullcontext()
+
+    def begin(self, *, durable: bool) -> None:
+        """Prepare the transaction; one that is not durable may be undone if the database server crashes."""
+
+    def make_durable(self) -> None:
+        """Take back that the transaction need not be durable."""
+
+    # Leases
+
+    def take(self, leases: Sequence[LeaseRow], seconds: float) -> Tuples:
+        """Take the leases that are free or have expired, lock the others: (key) of those taken."""
+        raise NotImplementedError
+
+    def lock(self, leases: Sequence[LeaseRow]) -> Tuples:
+        """Lock the rows of these mailboxes: (key, token) of those that there are."""
+        raise NotImplementedError
+
+    def renew(self, leases: Sequence[LeaseRow], seconds: float) -> Tuples:
+        """Extend the leases that are still held with their token: (key)."""
+        raise NotImplementedError
+
+    def release(self, leases: Sequence[LeaseRow]) -> None:
+        """Delete the leases that are still held with their token."""
+        raise NotImplementedError
+
+    def release_idle(self, leases: Sequence[LeaseRow]) -> Tuples:
+        """Delete those of these leases in whose mailbox nothing waits: (key)."""
+        raise NotImplementedError
+
+    def abandoned(self, limit: int) -> Tuples:
+        """Find mailboxes with pending updates and no live lease, the longest waiting first: (key)."""
+        raise NotImplementedError
+
+    # Updates
+
+    def known(self, updates: Sequence[UpdateRow]) -> Tuples:
+        """Find which of these are stored: (update_id, bot)."""
+        raise NotImplementedError
+
+    def next(self, leases: Sequence[LeaseRow]) -> Tuples:
+        """Find the oldest pending update of each mailbox that is held with its token.
+
+        (key, token, payload, attempts, journal, due_at), payload and journal as JSON text.
+        """
+        raise NotImplementedError
+
+    def insert_pending(self, updates: Sequence[UpdateRow], now: datetime) -> None:
+        """Store these in order, leaving alone those that are stored."""
+        raise NotImplementedError
+
+    def append_journal(self, updates: Sequence[UpdateRow], now: datetime) -> None:
+        """Store these, or add their journal to that of the stored and unfinished ones."""
+        raise NotImplementedError
+
+    def finish(self, updates: Sequence[UpdateRow], now: datetime) -> Tuples:
+        """Store these as they are now, over pending ones only: (update_id, bot) of those written."""
+        raise NotImplementedError
+
+    # Sessions and messages
+
+    def sessions(self, sessions: Sequence[SessionRow]) -> Tuples:
+        """Read the stored ones: (number, id, version, is_open, data), data as JSON text."""
+        raise NotImplementedError
+
+    def open_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
+        """Create or open these: (bot, chat, user, thread, qualifier, id)."""
+        raise NotImplementedError
+
+    def save_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
+        """Save those that still have their version: (bot, chat, user, thread, qualifier)."""
+        raise NotImplementedError
+
+    def insert_messages(self, messages: Sequence[MessageRow]) -> None:
+        """Add messages to their sessions' slices; one that is there already is left as it is."""
+        raise NotImplementedError
+
+    # What went wrong
+
+    def may_retry(self, error: DatabaseError) -> bool:
+        """Did the database end the transaction so that it be run again?"""
+        return False
+
+    def connection_lost(self, error: Exception) -> bool:
+        """Had the connection died, so that a new one may do?"""
+        return not self.connection.is_usable()
+
+
+def statements_for(connection: BaseDatabaseWrapper) -> Statements:
+    """Return the statements for a connection, by its vendor."""
+    if connection.vendor == "postgresql":
+        from botsessions.mailboxes.statements.postgresql import PostgreSQLStatements
+
+        return PostgreSQLStatements(connection)
+    if connection.vendor == "sqlite":
+        from botsessions.mailboxes.statements.sqlite import SQLiteStatements
+
+        return SQLiteStatements(connection)
+    from botsessions.mailboxes.statements.orm import OrmStatements
+
+    return OrmStatements(connection)

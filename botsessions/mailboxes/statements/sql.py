@@ -1,0 +1,243 @@
+"""The SQL that PostgreSQL and SQLite share.
+
+A statement's rows travel as one JSON parameter, whatever their number, so a batch is one statement. `{rows}` stands for
+that parameter as the table `r`, `{json}` for a column read as JSON text, `{clock}` for the database's own time and `{later}`
+for a number of seconds after it; `{now}` is the time of day that the application gives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+import msgspec
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from botsessions.mailboxes.statements.base import (
+    LeaseRow,
+    MessageRow,
+    SessionRow,
+    Statements,
+    Tuples,
+    UpdateRow,
+)
+
+LEASES = "botsessions_mailboxlease"
+UPDATES = "botsessions_botupdate"
+SESSIONS = "botsessions_botsession"
+MESSAGES = "botsessions_trackedmessage"
+
+TAKE = f"""
+INSERT INTO {LEASES} (key, token, acquired_at, expires_at)
+SELECT r.key, r.token, {{clock}}, {{later}} FROM {{rows}} WHERE true ORDER BY r.key {{binary}}
+ON CONFLICT (key) DO UPDATE
+SET token = excluded.token, acquired_at = {{clock}}, expires_at = {{later}}
+WHERE {LEASES}.expires_at <= {{clock}}
+RETURNING key"""
+
+LOCK = f"""
+SELECT l.key, l.token FROM {{rows}} JOIN {LEASES} l ON l.key = r.key
+ORDER BY l.key {{binary}} {{for_update}}"""
+
+RENEW = f"""
+UPDATE {LEASES} SET expires_at = {{later}}
+WHERE (key, token) IN (SELECT r.key, r.token FROM {{rows}})
+RETURNING key"""
+
+RELEASE = f"""
+DELETE FROM {LEASES} WHERE (key, token) IN (SELECT r.key, r.token FROM {{rows}})"""
+
+RELEASE_IDLE = f"""{RELEASE}
+AND NOT EXISTS (
+    SELECT 1 FROM {UPDATES} u WHERE u.mailbox = {LEASES}.key AND u.status = 'pending'
+)
+RETURNING key"""
+
+ABANDONED = f"""
+SELECT u.mailbox FROM {UPDATES} u
+WHERE u.status = 'pending'
+AND NOT EXISTS (SELECT 1 FROM {LEASES} l WHERE l.key = u.mailbox AND l.expires_at > {{clock}})
+GROUP BY u.mailbox ORDER BY min(u.id) LIMIT %(limit)s"""
+
+KNOWN = f"""
+SELECT r.update_id, r.bot FROM {{rows}}
+WHERE EXISTS (SELECT 1 FROM {UPDATES} u WHERE u.update_id = r.update_id AND u.bot = r.bot)"""
+
+NEXT = f"""
+SELECT l.key, l.token, {{json:u.payload}}, u.attempts, {{json:u.journal}}, u.due_at
+FROM {{rows}}
+JOIN {LEASES} l ON l.key = r.key AND l.token = r.token
+JOIN {UPDATES} u ON u.id = (
+    SELECT p.id FROM {UPDATES} p
+    WHERE p.mailbox = r.key AND p.status = 'pending' ORDER BY p.id LIMIT 1
+)"""
+
+STORE = f"""
+INSERT INTO {UPDATES} (
+    bot, update_id, type, mailbox, status, attempts, payload, journal, error, due_at,
+    received_at, finished_at
+)
+SELECT
+    r.bot, r.update_id, r.type, r.mailbox, r.status, r.attempts, r.payload, r.journal, r.error,
+    r.due_at, {{now}}, CASE r.status WHEN 'pending' THEN NULL ELSE {{now}} END
+FROM {{rows}} WHERE true ORDER BY r.number
+ON CONFLICT (update_id, bot)"""
+
+INSERT_PENDING = f"{STORE} DO NOTHING"
+
+APPEND_JOURNAL = f"""{STORE} DO UPDATE
+SET journal = {{joined}} WHERE {UPDATES}.status = 'pending'"""
+
+FINISH = f"""{STORE} DO UPDATE
+SET status = excluded.status, attempts = excluded.attempts, payload = excluded.payload,
+    error = excluded.error, due_at = excluded.due_at, finished_at = excluded.finished_at,
+    journal = CASE excluded.status WHEN 'done' THEN NULL ELSE {UPDATES}.journal END
+WHERE {UPDATES}.status = 'pending'
+RETURNING update_id, bot"""
+
+SESSION_KEY = 'bot, chat, "user", thread, qualifier'
+
+SELECT_SESSIONS = f"""
+SELECT r.number, s.id, s.version, s.is_open, {{json:s.data}} FROM {{rows}}
+JOIN {SESSIONS} s ON s.chat = r.chat AND s."user" = r."user" AND s.thread = r.thread
+    AND s.qualifier = r.qualifier AND s.bot = r.bot"""
+
+OPEN_SESSIONS = f"""
+INSERT INTO {SESSIONS} ({SESSION_KEY}, version, is_open, created_at, updated_at)
+SELECT r.bot, r.chat, r."user", r.thread, r.qualifier, 0, true, {{now}}, {{now}}
+FROM {{rows}} WHERE true ORDER BY r.number
+ON CONFLICT (chat, "user", thread, qualifier, bot) DO UPDATE SET is_open = true
+RETURNING {SESSION_KEY}, id"""
+
+SAVE_SESSIONS = f"""
+INSERT INTO {SESSIONS} ({SESSION_KEY}, data, version, is_open, created_at, updated_at)
+SELECT r.bot, r.chat, r."user", r.thread, r.qualifier, r.data, r.version + 1, false, {{now}}, {{now}}
+FROM {{rows}} WHERE true ORDER BY r.number
+ON CONFLICT (chat, "user", thread, qualifier, bot) DO UPDATE
+SET data = excluded.data, version = excluded.version, updated_at = excluded.updated_at
+WHERE {SESSIONS}.version = excluded.version - 1
+RETURNING {SESSION_KEY}"""
+
+INSERT_MESSAGES = f"""
+INSERT INTO {MESSAGES} (
+    session_id, chat, message_id, direction, kind, is_service, "user", business, text, sent_at,
+    update_id, ordinal
+)
+SELECT
+    r.session, r.chat, r.message_id, r.direction, r.kind, r.is_service, r."user", r.business,
+    r.text, r.sent_at, r.update_id, r.ordinal
+FROM {{rows}} WHERE true
+ON CONFLICT (session_id, chat, message_id) WHERE NOT (message_id = '') DO NOTHING"""
+
+#: A NUL as JSON writes it, which no database stores. An even number of backslashes before it belongs to other text.
+NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+PLACE = re.compile(r"\{(\w+)(?::([\w.]+))?\}")
+
+
+class SqlStatements(Statements):
+    """The statements as SQL; a subclass gives what differs between its database and the other."""
+
+    #: What the places in a statement stand for.
+    places: ClassVar[dict[str, str]]
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        super().__init__(connection)
+        self._rendered: dict[tuple[str, type], str] = {}
+
+    def table(self, row: type[msgspec.Struct]) -> str:
+        """Return the SQL that reads the parameter `rows` as the table `r`."""
+        raise NotImplementedError
+
+    def json(self, column: str) -> str:
+        """Return the SQL that reads a JSON column as text."""
+        raise NotImplementedError
+
+    def time(self, moment: datetime) -> object:
+        """Return a time as a parameter."""
+        raise NotImplementedError
+
+    def execute(self, sql: str, parameters: dict[str, Any]) -> Tuples:
+        """Run a statement and return its rows."""
+        raise NotImplementedError
+
+    def take(self, leases: Sequence[LeaseRow], seconds: float) -> Tuples:
+        return self._run(TAKE, leases, seconds=seconds)
+
+    def lock(self, leases: Sequence[LeaseRow]) -> Tuples:
+        return self._run(LOCK, leases)
+
+    def renew(self, leases: Sequence[LeaseRow], seconds: float) -> Tuples:
+        return self._run(RENEW, leases, seconds=seconds)
+
+    def release(self, leases: Sequence[LeaseRow]) -> None:
+        self._run(RELEASE, leases)
+
+    def release_idle(self, leases: Sequence[LeaseRow]) -> Tuples:
+        return self._run(RELEASE_IDLE, leases)
+
+    def abandoned(self, limit: int) -> Tuples:
+        return self.execute(self._sql(ABANDONED, LeaseRow), {"limit": limit})
+
+    def known(self, updates: Sequence[UpdateRow]) -> Tuples:
+        return self._run(KNOWN, updates)
+
+    def next(self, leases: Sequence[LeaseRow]) -> Tuples:
+        return self._run(NEXT, leases)
+
+    def insert_pending(self, updates: Sequence[UpdateRow], now: datetime) -> None:
+        self._run(INSERT_PENDING, updates, now=now)
+
+    def append_journal(self, updates: Sequence[UpdateRow], now: datetime) -> None:
+        self._run(APPEND_JOURNAL, updates, now=now)
+
+    def finish(self, updates: Sequence[UpdateRow], now: datetime) -> Tuples:
+        return self._run(FINISH, updates, now=now)
+
+    def sessions(self, sessions: Sequence[SessionRow]) -> Tuples:
+        return self._run(SELECT_SESSIONS, sessions)
+
+    def open_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
+        return self._run(OPEN_SESSIONS, sessions, now=now)
+
+    def save_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
+        return self._run(SAVE_SESSIONS, sessions, now=now)
+
+    def insert_messages(self, messages: Sequence[MessageRow]) -> None:
+        self._run(INSERT_MESSAGES, messages)
+
+    def _run(
+        self,
+        template: str,
+        rows: Sequence[msgspec.Struct],
+        *,
+        seconds: float | None = None,
+        now: datetime | None = None,
+    ) -> Tuples:
+        if not rows:
+            return ()
+        encoded = msgspec.json.encode(rows)
+        if b"\\u0000" in encoded:
+            encoded = NUL.sub(rb"\1\\ufffd", encoded)
+        parameters: dict[str, Any] = {"rows": encoded.decode()}
+        if seconds is not None:
+            parameters["seconds"] = seconds
+        if now is not None:
+            parameters["now"] = self.time(now)
+        return self.execute(self._sql(template, type(rows[0])), parameters)
+
+    def _sql(self, template: str, row: type[msgspec.Struct]) -> str:
+        sql = self._rendered.get((template, row))
+        if sql is None:
+
+            def fill(place: re.Match[str]) -> str:
+                name, column = place.groups()
+                if name == "rows":
+                    return self.table(row)
+                return self.json(column) if name == "json" else self.places[name]
+
+            sql = self._rendered[template, row] = PLACE.sub(fill, template)
+        return sql

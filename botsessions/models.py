@@ -1,0 +1,154 @@
+"""What is stored: sessions, their messages, the updates that made them, and who is working on which mailbox.
+
+Platform ids are strings, and an absent one is `""`, never NULL. Every queue that is searched has a partial index.
+"""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from botsessions.updates import Direction
+
+
+class BotSession(models.Model):
+    """One session: its key, its data, and the version that every save checks.
+
+    `data` is NULL while nothing was stored, which is not the same as an empty value.
+    """
+
+    bot = models.CharField(_("bot"), max_length=64)
+    chat = models.CharField(_("chat"), max_length=160, blank=True, default="")
+    user = models.CharField(_("user"), max_length=64, blank=True, default="")
+    thread = models.CharField(_("thread"), max_length=64, blank=True, default="")
+    qualifier = models.CharField(_("qualifier"), max_length=64, blank=True, default="")
+    data = models.JSONField(_("data"), null=True, blank=True)
+    version = models.PositiveIntegerField(_("version"), default=0)
+    is_open = models.BooleanField(_("open"), default=False)
+    expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
+    created_at = models.DateTimeField(_("created at"))
+    updated_at = models.DateTimeField(_("updated at"))
+
+    class Meta:
+        verbose_name = _("session")
+        verbose_name_plural = _("sessions")
+        constraints = (
+            # The bot comes last: with it first, the planner of a fresh table reads all of a bot's rows.
+            models.UniqueConstraint(
+                fields=["chat", "user", "thread", "qualifier", "bot"], name="botsessions_session_key"
+            ),
+        )
+
+    def __str__(self) -> str:
+        parts = (self.bot, self.chat, self.user, self.thread, self.qualifier)
+        return ":".join(parts).rstrip(":")
+
+
+class TrackedMessage(models.Model):
+    """One message of a session's slice of the conversation.
+
+    A message that the bot sent carries the update whose handler sent it, and its place among that handler's sends.
+    """
+
+    class Direction(models.TextChoices):
+        INCOMING = Direction.INCOMING.value, _("incoming")
+        OUTGOING = Direction.OUTGOING.value, _("outgoing")
+
+    session = models.ForeignKey(
+        BotSession,
+        on_delete=models.CASCADE,
+        related_name="messages",
+        verbose_name=_("session"),
+        db_index=False,  # the constraint below begins with it
+    )
+    chat = models.CharField(_("chat"), max_length=64)
+    message_id = models.CharField(_("message id"), max_length=64, blank=True, default="")
+    direction = models.CharField(_("direction"), max_length=8, choices=Direction.choices)
+    kind = models.CharField(_("kind"), max_length=64, default="text")
+    is_service = models.BooleanField(_("service message"), default=False)
+    user = models.CharField(_("user"), max_length=64, blank=True, default="")
+    business = models.CharField(_("business connection"), max_length=64, blank=True, default="")
+    text = models.TextField(_("text"), blank=True, default="")
+    sent_at = models.DateTimeField(_("sent at"))
+    update_id = models.CharField(_("update id"), max_length=128, blank=True, default="")
+    ordinal = models.PositiveIntegerField(_("ordinal"), default=0)
+
+    class Meta:
+        verbose_name = _("tracked message")
+        verbose_name_plural = _("tracked messages")
+        constraints = (
+            models.UniqueConstraint(
+                fields=["session", "chat", "message_id"],
+                condition=~Q(message_id=""),
+                name="botsessions_message_once",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.chat}/{self.message_id}"
+
+
+class BotUpdate(models.Model):
+    """One update of a bot, kept so that its duplicates are known.
+
+    `payload` (the whole `Update`) and `journal` (what its handler sent so far) are kept while it is pending or parked.
+    The order of ids is the order in which the updates of one mailbox were acknowledged.
+    """
+
+    class Status(models.TextChoices):
+        PENDING = "pending", _("pending")
+        DONE = "done", _("done")
+        PARKED = "parked", _("parked")
+
+    bot = models.CharField(_("bot"), max_length=64)
+    update_id = models.CharField(_("update id"), max_length=128)
+    type = models.CharField(_("type"), max_length=64)
+    mailbox = models.CharField(_("mailbox"), max_length=512)
+    status = models.CharField(_("status"), max_length=8, choices=Status.choices)
+    attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
+    payload = models.JSONField(_("payload"), null=True, blank=True)
+    journal = models.JSONField(_("journal"), null=True, blank=True)
+    error = models.TextField(_("error"), blank=True, default="")
+    due_at = models.DateTimeField(_("due at"), null=True, blank=True)
+    received_at = models.DateTimeField(_("received at"))
+    finished_at = models.DateTimeField(_("finished at"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("update")
+        verbose_name_plural = _("updates")
+        constraints = (
+            # The bot comes last, as in BotSession.
+            models.UniqueConstraint(fields=["update_id", "bot"], name="botsessions_update_once"),
+        )
+        indexes = (
+            models.Index(
+                fields=["mailbox", "id"], condition=Q(status="pending"), name="botsessions_pending"
+            ),
+            models.Index(
+                fields=["bot", "id"], condition=Q(status="parked"), name="botsessions_parked"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.bot}/{self.update_id}"
+
+
+class MailboxLease(models.Model):
+    """A mailbox that some process is working on, until `expires_at` by the database's clock.
+
+    `token` is new each time the mailbox is taken and begins with the name of the process. A mailbox that nobody works
+    on has no row.
+    """
+
+    key = models.CharField(_("mailbox"), max_length=512, primary_key=True)
+    token = models.CharField(_("token"), max_length=128)
+    acquired_at = models.DateTimeField(_("acquired at"))
+    expires_at = models.DateTimeField(_("expires at"))
+
+    class Meta:
+        verbose_name = _("mailbox lease")
+        verbose_name_plural = _("mailbox leases")
+
+    def __str__(self) -> str:
+        return self.key

@@ -1,0 +1,108 @@
+"""The contract of a chat platform.
+
+A platform knows nothing of models, settings or the engine: it is given its options, turns a
+request's raw bytes into updates, and makes calls. `botsessions.testing.PlatformContract` is the
+suite that a new one starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+from django.core.checks import CheckMessage
+
+from botsessions.updates import Message, Update
+
+
+class Deletion(StrEnum):
+    """What became of one message that was to be deleted."""
+
+    DELETED = "deleted"
+    GONE = "gone"
+    TOO_OLD = "too_old"
+    FORBIDDEN = "forbidden"
+    FAILED = "failed"
+
+
+class Platform:
+    """One bot's connection to its chat platform.
+
+    `alias` is the bot's name in `BOTSESSIONS["BOTS"]`, `options` its `OPTIONS`. An option that is
+    missing or wrong raises `ImproperlyConfigured` that names both.
+    """
+
+    #: The platform's name, as it stands in the database.
+    name: ClassVar[str]
+    #: Does the platform deliver an update again when it got no 2xx? Where it does not, updates are
+    #: stored first.
+    redelivers: ClassVar[bool] = True
+    #: How many messages one call may delete.
+    delete_batch_size: ClassVar[int] = 100
+
+    def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
+        self.alias = alias
+        self.options = options
+
+    # Receiving: synchronous, no I/O.
+
+    def authenticate(self, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        """Raise `Unauthorized` unless the request comes from the platform.
+
+        Header names are lower-case. Secrets are compared in constant time. Runs before anything is
+        parsed.
+        """
+        raise NotImplementedError
+
+    def parse(self, body: bytes) -> list[Update]:
+        """Return the updates in a request's body, in order; those of an unknown type are left out.
+
+        Raises `MalformedBody` for what is no JSON or no request of this platform, and nothing else
+        whatever the bytes.
+        """
+        raise NotImplementedError
+
+    # Sending: on the event loop; each raises a `PlatformError`.
+
+    async def send(self, chat: str, text: str, **options: Any) -> Any:
+        """Send a text message and return the platform's answer, unchanged."""
+        raise NotImplementedError
+
+    async def call(self, method: str, **parameters: Any) -> Any:
+        """Call any method of the platform's API and return its result, unchanged."""
+        raise NotImplementedError
+
+    def messages(self, result: Any, chat: str = "") -> Sequence[Message]:
+        """Return the messages that an API answer holds: one, several, or none.
+
+        `chat` is where the call went, for answers that name their messages by id alone.
+        """
+        raise NotImplementedError
+
+    async def delete_messages(
+        self, chat: str, ids: Sequence[str], business: str = ""
+    ) -> dict[str, Deletion]:
+        """Delete up to `delete_batch_size` messages of a chat and say what became of each.
+
+        `business` is the connection in whose name they were said, where platforms have such. Raises
+        `RateLimited` or `PlatformUnavailable` when nothing is known of any of them yet; once
+        something is, the others are `FAILED`, which may be asked again.
+        """
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Let go of connections.
+
+        The platform can be used again afterwards, from another event loop too.
+        """
+
+    def check(self) -> Iterable[CheckMessage]:
+        """Yield what Django's system checks are to say about this bot."""
+        return ()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()

@@ -1,0 +1,288 @@
+"""Telegram bots, through the Bot API (https://core.telegram.org/bots/api)."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from django.core.checks import CheckMessage
+from django.core.checks import Warning as CheckWarning
+from django.core.exceptions import ImproperlyConfigured
+from yarl import URL
+
+from botsessions.exceptions import (
+    Forbidden,
+    InvalidRequest,
+    MalformedBody,
+    NotFound,
+    PlatformError,
+    Unauthorized,
+)
+from botsessions.platforms.base import Deletion, Platform
+from botsessions.platforms.body import decode
+from botsessions.platforms.telegram_api import BotApi
+from botsessions.platforms.telegram_updates import (
+    UPDATE_TYPES,
+    chat_type,
+    identifier,
+    message,
+    message_identifier,
+    update,
+)
+from botsessions.updates import Chat, Message, MessageKind, Update
+
+TELEGRAM: Final = "https://api.telegram.org"
+SECRET_HEADER: Final = b"x-telegram-bot-api-secret-token"
+_OPTIONS: Final = ("token", "secret", "api_url", "timeout")
+_INTEGER: Final = re.compile(r"-?[0-9]{1,20}", re.ASCII)
+_SHORT_SECRET: Final = 16
+
+
+class TelegramPlatform(Platform):
+    """A Telegram bot.
+
+    Options: `token` and `secret` (required), `api_url` (a local Bot API server instead of
+    Telegram's), `timeout` (20 s, for connecting and again for the answer). The secret is what
+    `set_webhook` tells Telegram to send back with every request: 1 to 256 of `A-Za-z0-9_-`
+    (https://core.telegram.org/bots/api#setwebhook).
+    """
+
+    name: ClassVar[str] = "telegram"
+    redelivers: ClassVar[bool] = True
+    delete_batch_size: ClassVar[int] = 100
+
+    def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
+        super().__init__(alias, options)
+        if unknown := sorted(set(options) - set(_OPTIONS)):
+            raise ImproperlyConfigured(
+                f'Bot "{alias}": TelegramPlatform has no option "{unknown[0]}", '
+                f"only {', '.join(_OPTIONS)}."
+            )
+        # The token becomes part of an address; no message may quote it.
+        token = self._option("token", r"[A-Za-z0-9:_-]+", "the token that @BotFather gave")
+        secret = self._option("secret", r"[A-Za-z0-9_-]{1,256}", "1 to 256 of A-Z a-z 0-9 _ -")
+        self._secret = secret.encode()
+        self._api = BotApi(token, self._api_url(), self._timeout())
+
+    # Receiving
+
+    def authenticate(self, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        """Raise `Unauthorized` unless the header carries the bot's secret.
+
+        Telegram signs nothing: `X-Telegram-Bot-Api-Secret-Token` is all there is.
+        """
+        if not hmac.compare_digest(headers.get(SECRET_HEADER, b""), self._secret):
+            raise Unauthorized(
+                f'Bot "{self.alias}": the header X-Telegram-Bot-Api-Secret-Token is missing or'
+                " wrong; it has to carry the bot's secret."
+            )
+
+    def parse(self, body: bytes) -> list[Update]:
+        """Return the update in a request, or nothing when its type is unknown.
+
+        Raises `MalformedBody` unless the body is a JSON object with an integer `update_id`;
+        whatever else is wrong with it is left out of the update.
+        """
+        payload = decode(body)
+        if type(payload) is not dict:
+            raise MalformedBody("An update is a JSON object.")
+        number = payload.get("update_id")
+        update_id = identifier(number) if type(number) is int else ""
+        if not update_id:
+            raise MalformedBody('An update has an integer "update_id".')
+        found = update(self.alias, update_id, payload)
+        return [] if found is None else [found]
+
+    # Sending
+
+    async def send(self, chat: str, text: str, **options: Any) -> Any:
+        """Send a text message (https://core.telegram.org/bots/api#sendmessage); return it.
+
+        Options are the method's own, as `reply_markup`, `parse_mode`, `message_thread_id`,
+        `business_connection_id`. There is no way to tell Telegram that a call is a repetition.
+        """
+        return await self._api.call(
+            "sendMessage", {"chat_id": _chat_id(chat), "text": text, **options}
+        )
+
+    async def call(self, method: str, **parameters: Any) -> Any:
+        """Call any method of the Bot API and return its result.
+
+        Parameters are sent as JSON; files go by `file_id` or URL.
+        """
+        return await self._api.call(method, parameters)
+
+    def messages(self, result: Any, chat: str = "") -> Sequence[Message]:
+        """Return the messages in an answer: a Message, a MessageId, or a list of either.
+
+        A MessageId, which copies and forwards answer, does not name its chat: it becomes a message
+        of kind `other` in `chat`, or nothing without one.
+        """
+        found = []
+        for item in result if isinstance(result, list) else [result]:
+            if not isinstance(item, dict) or "message_id" not in item:
+                continue
+            whole = message(item)
+            if whole is not None:
+                found.append(whole)
+            elif chat and (id := message_identifier(item["message_id"])):
+                found.append(Message(id, Chat(chat, chat_type(chat)), kind=MessageKind.OTHER.value))
+        return found
+
+    async def delete_messages(
+        self, chat: str, ids: Sequence[str], business: str = ""
+    ) -> dict[str, Deletion]:
+        """Delete up to 100 messages (https://core.telegram.org/bots/api#deletemessages).
+
+        Telegram skips ids that are not there, but refuses the whole batch, and deletes nothing,
+        when one may not be deleted: the batch is then halved until the culprits stand alone. What
+        is still unknown when the platform stops answering midway is `FAILED` and may be asked
+        again; so may a refusal for another reason. An id that is no number names no message.
+        """
+        if len(ids) > self.delete_batch_size:
+            raise ValueError(
+                f"{len(ids)} messages to delete: {self.delete_batch_size} at most in one call."
+            )
+        outcome = dict.fromkeys(ids, Deletion.GONE)
+        batches = [[id for id in outcome if _is_message_id(id)]]
+        asked: set[str] = set()
+        while batches:
+            batch = batches.pop()
+            if not batch:
+                continue
+            try:
+                result = await self._delete(chat, batch, business)
+            except Forbidden:
+                result = Deletion.FORBIDDEN
+                batch += [id for waiting in batches for id in waiting]
+                batches.clear()
+            except PlatformError:
+                if not asked:
+                    raise
+                result = Deletion.FAILED
+                batch += [id for waiting in batches for id in waiting]
+                batches.clear()
+            if result is None:
+                half = (len(batch) + 1) // 2
+                batches += [batch[half:], batch[:half]]
+                continue
+            asked.update(batch)
+            outcome.update(dict.fromkeys(batch, result))
+        return outcome
+
+    async def _delete(self, chat: str, ids: list[str], business: str) -> Deletion | None:
+        """Delete messages and return what became of all of them, or None: ask for fewer."""
+        numbers = [int(id) for id in ids]
+        try:
+            if business:
+                await self.call(
+                    "deleteBusinessMessages", business_connection_id=business, message_ids=numbers
+                )
+            elif len(ids) == 1:
+                await self.call("deleteMessage", chat_id=_chat_id(chat), message_id=numbers[0])
+            else:
+                await self.call("deleteMessages", chat_id=_chat_id(chat), message_ids=numbers)
+        except NotFound as error:
+            # 404 is the method's absence, on a server of an older Bot API.
+            return Deletion.FAILED if error.code == 404 else Deletion.GONE
+        except InvalidRequest as error:
+            reason = error.description.lower()
+            if "can't be deleted" not in reason and "delete_forbidden" not in reason:
+                return Deletion.FAILED
+            if len(ids) > 1:
+                return None
+            # Which of both it is Telegram tells in private chats and basic groups alone.
+            return Deletion.TOO_OLD if "for everyone" in reason else Deletion.FORBIDDEN
+        return Deletion.DELETED
+
+    async def close(self) -> None:
+        """Close the running loop's connections to Telegram."""
+        await self._api.close()
+
+    # The webhook, and doing without one
+
+    async def set_webhook(self, url: str, **options: Any) -> None:
+        """Have updates of every type delivered to `url`, with the bot's secret.
+
+        Options are those of https://core.telegram.org/bots/api#setwebhook.
+        """
+        defaults = {"secret_token": self._secret.decode(), "allowed_updates": UPDATE_TYPES}
+        await self.call("setWebhook", url=url, **(defaults | options))
+
+    async def webhook_info(self) -> dict[str, Any]:
+        """Return Telegram's WebhookInfo (https://core.telegram.org/bots/api#webhookinfo)."""
+        info: dict[str, Any] = await self.call("getWebhookInfo")
+        return info
+
+    async def delete_webhook(self, *, drop_pending: bool = False) -> None:
+        """Stop deliveries; updates that wait at Telegram are kept unless `drop_pending`."""
+        await self.call("deleteWebhook", drop_pending_updates=drop_pending)
+
+    async def poll(self, offset: int | None = None, timeout: int = 30) -> list[dict[str, Any]]:
+        """Wait up to `timeout` seconds for updates from `offset` on and return their payloads.
+
+        Each, as JSON, is a body for `parse`. The next offset is the last one's `update_id` plus 1,
+        and tells Telegram to forget those before it. Does not work beside a webhook
+        (https://core.telegram.org/bots/api#getupdates).
+        """
+        parameters = {"offset": offset, "timeout": timeout, "allowed_updates": UPDATE_TYPES}
+        updates: list[dict[str, Any]] = await self._api.call("getUpdates", parameters, wait=timeout)
+        return updates
+
+    # Settings
+
+    def check(self) -> Iterable[CheckMessage]:
+        """Warn of a secret that could be guessed."""
+        if len(self._secret) < _SHORT_SECRET:
+            yield CheckWarning(
+                f'The secret of bot "{self.alias}" has {len(self._secret)} characters.',
+                hint=f"Whoever guesses it can send updates in Telegram's name: use at least"
+                f" {_SHORT_SECRET}, by chance (python -c 'import secrets;"
+                " print(secrets.token_urlsafe(32))').",
+                id="botsessions.W010",
+            )
+
+    def _option(self, name: str, pattern: str, meaning: str) -> str:
+        # No local variable holds the value: error pages show those.
+        if not re.fullmatch(pattern, str(self.options.get(name) or "")):
+            problem = "is wrong" if self.options.get(name) else "is missing"
+            raise ImproperlyConfigured(
+                f'Bot "{self.alias}": the option "{name}" {problem}; it is {meaning}.'
+            )
+        return str(self.options[name])
+
+    def _api_url(self) -> str:
+        url = str(self.options.get("api_url") or TELEGRAM)
+        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url) or not _is_url(url):
+            raise ImproperlyConfigured(
+                f'Bot "{self.alias}": the option "api_url" is wrong;'
+                f" it is the address of a Bot API server, as {TELEGRAM}."
+            )
+        return url
+
+    def _timeout(self) -> float:
+        timeout = self.options.get("timeout", 20)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+            raise ImproperlyConfigured(
+                f'Bot "{self.alias}": the option "timeout" is wrong;'
+                " it is a number of seconds above 0."
+            )
+        return timeout
+
+
+def _is_url(url: str) -> bool:
+    try:
+        return bool(URL(url).host)
+    except ValueError:
+        return False
+
+
+def _chat_id(chat: str) -> int | str:
+    """Return a chat's id as Telegram has it; a public one may be named as `@name`."""
+    return int(chat) if _INTEGER.fullmatch(chat) else chat
+
+
+def _is_message_id(id: str) -> bool:
+    return len(id) < 20 and id.isascii() and id.isdigit() and int(id) > 0

@@ -1,0 +1,12 @@
+"""The addresses of the project: webhooks, the playground and the admin."""
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+urlpatterns = [
+    path("", RedirectView.as_view(url="/playground/")),
+    path("admin/", admin.site.urls),
+    path("playground/", include("botsessions.playground.urls")),
+    path("webhooks/", include("botsessions.urls")),
+]

@@ -1,0 +1,49 @@
+"""What every test may rely on: services that answer or a visible skip, and `async def` tests."""
+
+import inspect
+import os
+
+import pytest
+from asgiref.sync import async_to_sync
+
+from tests.services import postgresql_url, redis_url
+
+SERVICES = {"postgresql": postgresql_url, "redis": redis_url}
+
+
+def require(name: str) -> str:
+    """Return the address of a service; skip the test without it, or fail with CI=true."""
+    if url := SERVICES[name]():
+        return url
+    reason = f"{name} does not answer"
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}, and CI=true allows no skip", pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for name in SERVICES:
+        if item.get_closest_marker(name):
+            require(name)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Run `async def` tests as Django's TestCase does.
+
+    What they send to the database thread then runs on the test's own, inside its transaction.
+    """
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
+        pyfuncitem.obj = async_to_sync(pyfuncitem.obj)
+
+
+@pytest.fixture
+def postgresql() -> str:
+    """The address of a PostgreSQL where the test may create databases."""
+    return require("postgresql")
+
+
+@pytest.fixture
+def redis() -> str:
+    """The address of a Redis database: use keys of your own in it, and delete them."""
+    return require("redis")
