@@ -1,4 +1,7 @@
-"""Durable sessions for chat bots, as a Django app. These are the public names; none loads a model."""
+"""Durable sessions for chat bots, as a Django app.
+
+These are the public names; none loads a model.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The fast door: an ASGI application that answers webhooks itself and hands everything else to Django.
+"""The fast door: an ASGI application that answers webhooks itself and hands everything else to
+Django.
 
-Django's handler costs a request more than the engine does. This door reads the path, the headers and the body, and
-nothing else; what it answers is what `views.webhook` answers.
+Django's handler costs a request more than the engine does. This door reads the path, the headers
+and the body, and nothing else; what it answers is what `views.webhook` answers.
 """
 
 from __future__ import annotations
@@ -100,7 +101,10 @@ class Door:
                 return
 
     def _find_paths(self) -> None:
-        """Learn where the webhooks are; a bot whose settings are wrong is logged and left to Django."""
+        """Learn where the webhooks are;
+
+        a bot whose settings are wrong is logged and left to Django.
+        """
         for alias in settings.BOTS:
             try:
                 find_bot(alias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
@@ -24,7 +25,8 @@ OPTIONS = frozenset({"PLATFORM", "ROUTER", "OPTIONS", "KEY", "STORE", "ACK_AFTER
 class Bot:
     """One bot: its platform, its router, and how it keeps sessions.
 
-    Raises `ImproperlyConfigured`, naming bot and setting, where `BOTSESSIONS["BOTS"][alias]` is wrong.
+    Raises `ImproperlyConfigured`, naming bot and setting, where `BOTSESSIONS["BOTS"][alias]` is
+    wrong.
     """
 
     def __init__(self, alias: str, configured: Mapping[str, Any]) -> None:
@@ -32,7 +34,8 @@ class Bot:
         unknown = sorted(set(configured) - OPTIONS)
         if unknown:
             raise ImproperlyConfigured(
-                f"Bot '{alias}': unknown setting {', '.join(unknown)}; there are {', '.join(sorted(OPTIONS))}."
+                f"Bot '{alias}': unknown setting {', '.join(unknown)}; "
+                f"there are {', '.join(sorted(OPTIONS))}."
             )
         platform = self._import("PLATFORM", configured.get("PLATFORM"))
         if not (isinstance(platform, type) and issubclass(platform, Platform)):
@@ -62,7 +65,7 @@ class Bot:
         return self.store is not None
 
     def session_keys(self, update: Update) -> tuple[list[Any], SessionKey | None, list[SessionKey]]:
-        """Return the routes that may handle an update, its own key, and the keys of the sessions they declare."""
+        """Return the routes that may handle an update, its key, and the sessions they declare."""
         base = self.key_of(update)
         candidates = self.router.candidates(update)
         if base is None or self.store is None:
@@ -78,10 +81,13 @@ class Bot:
     def send(self, chat: str, text: str, **options: Any) -> Action[Any]:
         """Send a message that is in no session's slice, and return the platform's answer.
 
-        Within a handler it is journaled like a session's send: not repeated when the update is handled again.
+        Within a handler it is journaled like a session's send: not repeated when the update is
+        handled again.
         """
         return Action(
-            current.get(), lambda: self.platform.send(chat, text, **options), self.platform.messages
+            current.get(),
+            lambda: self.platform.send(chat, text, **options),
+            lambda result: self.platform.messages(result, chat),
         )
 
     def call(self, method: str, **parameters: Any) -> Action[Any]:
@@ -105,12 +111,26 @@ class Bot:
             return STRATEGIES[key]
         if isinstance(key, str) and "." not in key:
             raise ImproperlyConfigured(
-                f"Bot '{self.alias}': KEY {key!r} is none of {', '.join(STRATEGIES)} and no dotted path."
+                f"Bot '{self.alias}': KEY {key!r} is none of {', '.join(STRATEGIES)} "
+                "and no dotted path."
             )
         strategy = self._import("KEY", key)
         if not callable(strategy):
             raise ImproperlyConfigured(f"Bot '{self.alias}': KEY {key!r} cannot be called.")
-        return cast(KeyStrategy, strategy)
+        return partial(self._checked_key, cast(KeyStrategy, strategy))
+
+    def _checked_key(self, strategy: KeyStrategy, update: Update) -> SessionKey | None:
+        """Ask a strategy of the project's own. Raises `ValueError` for what is no key."""
+        key = strategy(update)
+        if key is None:
+            return None
+        if not isinstance(key, SessionKey) or key.bot != self.alias:
+            raise ValueError(
+                f"KEY of bot '{self.alias}' returned {key!r}; it is to return "
+                f"SessionKey({self.alias!r}, ...) or None."
+            )
+        key.check()
+        return key
 
     def _store(self, alias: str | None) -> Store | None:
         if alias is None:

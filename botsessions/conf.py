@@ -1,4 +1,7 @@
-"""The settings of `BOTSESSIONS`, each with its one default; `docs/settings.md` has a row for each."""
+"""The settings of `BOTSESSIONS`, each with its one default;
+
+`docs/settings.md` has a row for each.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from django.conf import settings as django_settings
 
 
 class Settings:
-    """Typed access to `settings.BOTSESSIONS`, read anew each time so that `override_settings` works."""
+    """Typed access to `settings.BOTSESSIONS`, read anew each time so that `override_settings`
+    works.
+    """
 
     #: The bots, by alias: PLATFORM, ROUTER, OPTIONS, KEY, STORE, ACK_AFTER.
     BOTS: dict[str, dict[str, Any]] = {}
     #: The session stores, by alias: BACKEND, OPTIONS.
-    STORES: dict[str, dict[str, Any]] = {
-        "default": {"BACKEND": "botsessions.stores.DatabaseStore"}
-    }
+    STORES: dict[str, dict[str, Any]] = {"default": {"BACKEND": "botsessions.stores.DatabaseStore"}}
     #: The database alias that holds mailboxes and sessions.
     DATABASE: str = "default"
 

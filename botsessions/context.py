@@ -1,15 +1,16 @@
 """One update being handled: its sessions, and what its handler sends.
 
-An *action* (a send, a call) is an awaitable object. Awaited, it happens then and returns its result; not awaited, it
-happens in order when the handler returns. Each has an ordinal, its place among the handler's actions, under which its
-result is journaled; when the update is handled again, a journaled action returns that result and nothing goes out twice.
+An *action* (a send, a call) is an awaitable object. Awaited, it happens then and returns its
+result; not awaited, it happens in order when the handler returns. Each has an ordinal, its place
+among the handler's actions, under which its result is journaled; when the update is handled again,
+a journaled action returns that result and nothing goes out twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -17,7 +18,7 @@ from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 
 from botsessions.keys import SessionKey
-from botsessions.mailboxes.base import Row, Save, Sent
+from botsessions.mailboxes.base import Mailbox, Row, Save, Sent
 from botsessions.updates import Message, Update
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from botsessions.session import Session
 
 R = TypeVar("R")
+Ask = Callable[[Callable[[Mailbox], Any]], Awaitable[Any]]
 Record = Callable[[Sent], Awaitable[None]]
 
 #: The context of the handler that is running, for verbs that are not given one.
@@ -32,9 +34,14 @@ current: ContextVar[Context | None] = ContextVar("botsessions_context", default=
 
 
 class Action(Generic[R]):
-    """Something a handler does to the world: await it, or leave it to happen when the handler returns."""
+    """Something a handler does to the world:
+
+    await it, or leave it to happen when the handler returns.
+    """
 
     __slots__ = ("_context", "done", "messages", "ordinal", "perform", "result", "session")
+
+    result: R
 
     def __init__(
         self,
@@ -70,8 +77,9 @@ class Context:
         journal: Sequence[Mapping[str, Any]] = (),
         mailbox: str = "",
         record: Record | None = None,
+        ask: Ask | None = None,
         check_lease: Callable[[], None] = lambda: None,
-        threads: Executor | None = None,
+        threads: ThreadPoolExecutor | None = None,
     ) -> None:
         self.bot = bot
         self.update = update
@@ -80,6 +88,7 @@ class Context:
         self._mailbox = mailbox
         self._journal = {entry["ordinal"]: entry["result"] for entry in journal}
         self._record = record
+        self.ask = ask
         self._check_lease = check_lease
         self._threads = threads
         self._queue: list[Action[Any]] = []
@@ -101,8 +110,7 @@ class Context:
                 if not self._queue:
                     raise RuntimeError("This action was dropped: its handler has failed.")
                 await self._perform(self._queue.pop(0))
-        result: R = action.result
-        return result
+        return action.result
 
     async def flush(self) -> None:
         """Do what was queued and not awaited."""
@@ -123,7 +131,10 @@ class Context:
         return [save for save in changed if save is not None]
 
     async def in_thread(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-        """Run a `def` handler in a thread; without threads of the engine's own, in that of the database."""
+        """Run a `def` handler in a thread;
+
+        without threads of the engine's own, in that of the database.
+        """
         if self._threads is None:
             return await sync_to_async(function, thread_sensitive=True)(*args, **kwargs)
 
@@ -135,8 +146,9 @@ class Context:
             finally:
                 close_old_connections()
 
-        threaded = sync_to_async(call, thread_sensitive=False, executor=self._threads)
-        return await threaded(*args, **kwargs)
+        return await sync_to_async(call, thread_sensitive=False, executor=self._threads)(
+            *args, **kwargs
+        )
 
     async def _perform(self, action: Action[Any]) -> None:
         if action.ordinal in self._journal:
@@ -158,5 +170,3 @@ class Context:
                     self.bot.store_text,
                 )
             )
-
-

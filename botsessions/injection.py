@@ -1,14 +1,15 @@
 """Injection plans: what a function declares by annotation, worked out once, at registration.
 
-`Update`, `Bot`, `Session`, `Session[T]`, `Session[T] | None`, each session with `Qualifier("…")` or `Initial(factory)` in
-`Annotated`. What is not declared is not loaded. An annotation that cannot be filled is an `ImproperlyConfigured`.
+`Update`, `Bot`, `Session`, `Session[T]`, `Session[T] | None`, each session with `Qualifier("…")` or
+`Initial(factory)` in `Annotated`. What is not declared is not loaded. An annotation that cannot be
+filled is an `ImproperlyConfigured`.
 """
 
 from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from django.core.exceptions import ImproperlyConfigured
@@ -31,10 +32,21 @@ BY_NAME: dict[str, object] = {"update": Update, "session": Session}
 
 
 class Plan:
-    """How to call a function: a provider for each of its parameters, and the sessions among them."""
+    """How to call a function:
 
-    def __init__(self, function: Callable[..., Any], given: frozenset[str] = frozenset()) -> None:
+    a provider for each of its parameters, and the sessions among them.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        given: frozenset[str] = frozenset(),
+        *,
+        threaded: bool = True,
+    ) -> None:
         self.function = function
+        #: A `def` handler may block, so it runs in a thread; a `def` filter decides at once.
+        self.threaded = threaded
         self.name = getattr(function, "__qualname__", repr(function))
         self.is_async = inspect.iscoroutinefunction(
             function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
@@ -44,13 +56,18 @@ class Plan:
         #: Does it need the update alone, so that it can be asked before anything is loaded?
         self.pure = not self.is_async
         for name, annotation in _annotations(function, self.name).items():
-            self.parameters.append((name, None if name in given else self._provider(name, annotation)))
+            self.parameters.append(
+                (name, None if name in given else self._provider(name, annotation))
+            )
         self.prepares = any(inspect.iscoroutinefunction(spec.initial) for spec in self.sessions)
         self._providers = tuple(provider for _, provider in self.parameters if provider)
         self._given = any(provider is None for _, provider in self.parameters)
 
     async def call(self, context: Context, **given: Any) -> Any:
-        """Call the function with what it declares, and with `given` by name. A `def` function runs in a thread."""
+        """Call the function with what it declares, and with `given` by name.
+
+        A `def` function runs in a thread.
+        """
         if self.prepares:
             for spec in self.sessions:
                 session = find_session(context, spec, self.name)
@@ -61,13 +78,15 @@ class Plan:
                 name: given.get(name) if provider is None else provider(context)
                 for name, provider in self.parameters
             }
-            if self.is_async:
-                return await self.function(**arguments)
-            return await context.in_thread(self.function, **arguments)
-        values = [provider(context) for provider in self._providers]
+            return await self._run(context, (), arguments)
+        return await self._run(context, [provider(context) for provider in self._providers], {})
+
+    async def _run(self, context: Context, values: Sequence[Any], arguments: dict[str, Any]) -> Any:
         if self.is_async:
-            return await self.function(*values)
-        return await context.in_thread(self.function, *values)
+            return await self.function(*values, **arguments)
+        if self.threaded:
+            return await context.in_thread(self.function, *values, **arguments)
+        return self.function(*values, **arguments)
 
     def _provider(self, name: str, annotation: Any) -> Provider:
         spec = session_spec(annotation)
@@ -78,8 +97,8 @@ class Plan:
         provider = provided.get(annotation)
         if provider is None:
             raise ImproperlyConfigured(
-                f"Parameter '{name}' of {self.name} is annotated {annotation!r}, which cannot be filled. "
-                "Handlers may declare Update, Bot, Session, Session[T] and Session[T] | None."
+                f"Parameter '{name}' of {self.name} is annotated {annotation!r}, which cannot be "
+                "filled. Declare Update, Bot, Session, Session[T] or Session[T] | None."
             )
         if annotation is not Update:
             self.pure = False
@@ -114,7 +133,8 @@ def session_spec(annotation: Any) -> SessionSpec | None:
 
 
 def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[Any] | None:
-    """Return the update's session of that description, the same object for every handler of the update.
+    """Return the update's session of that description, the same object for every handler of the
+    update.
 
     Raises `NoSessionKey` or `SessionsDisabled` where a required one cannot be.
     """
@@ -131,8 +151,8 @@ def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[A
         if spec.optional:
             return None
         raise NoSessionKey(
-            f"{handler} requires a session, but an update of type '{update.type}' belongs to no chat or "
-            "user to keep it for. Declare the parameter as Session | None."
+            f"{handler} requires a session, but an update of type '{update.type}' belongs to no "
+            "chat or user to keep it for. Declare the parameter as Session | None."
         )
     key: SessionKey = base.qualified(spec.qualifier)
     session = context.sessions.get(key)
@@ -141,14 +161,17 @@ def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[A
         context.sessions[key] = session
     elif not session.retype(spec):
         raise ImproperlyConfigured(
-            f"{handler} declares session {key} as {spec.type!r}, but another handler of the same update "
-            "has used it as another type."
+            f"{handler} declares session {key} as {spec.type!r}, but another handler of the same "
+            "update has used it as another type."
         )
     return session
 
 
 def _annotations(function: Callable[..., Any], name: str) -> dict[str, Any]:
-    """The parameters of a function with their annotations; unannotated ones go by name, or by being alone."""
+    """The parameters of a function with their annotations;
+
+    unannotated ones go by name, or by being alone.
+    """
     parameters = [
         each
         for each in inspect.signature(function).parameters.values()
@@ -161,8 +184,8 @@ def _annotations(function: Callable[..., Any], name: str) -> dict[str, Any]:
         )
     except NameError as error:
         raise ImproperlyConfigured(
-            f"The annotations of {name} cannot be read: {error}. Import what they name at run time, not "
-            "under TYPE_CHECKING."
+            f"The annotations of {name} cannot be read: {error}. Import what they name at run "
+            "time, not under TYPE_CHECKING."
         ) from error
     found = {}
     for each in parameters:

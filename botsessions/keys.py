@@ -9,6 +9,9 @@ import msgspec
 
 from botsessions.updates import Update
 
+#: The longest parts that the database keeps, in characters.
+LONGEST = {"bot": 64, "chat": 160, "user": 64, "thread": 64, "qualifier": 64}
+
 
 class SessionKey(msgspec.Struct, frozen=True, order=True, gc=False, omit_defaults=True):
     """The identity of a session: bot, chat, user, topic and qualifier; an absent part is `""`.
@@ -25,9 +28,19 @@ class SessionKey(msgspec.Struct, frozen=True, order=True, gc=False, omit_default
     def __str__(self) -> str:
         """The key as one readable string, in which no two different keys agree."""
         parts = (self.bot, self.chat, self.user, self.thread, self.qualifier)
-        return ":".join(part if part.isalnum() else quote(part, safe="-/@") for part in parts).rstrip(
-            ":"
-        )
+        return ":".join(
+            part if part.isalnum() else quote(part, safe="-/@") for part in parts
+        ).rstrip(":")
+
+    def check(self) -> None:
+        """Raise `ValueError` where a part is no string, or longer than the database keeps."""
+        for part, longest in LONGEST.items():
+            value = getattr(self, part)
+            if not isinstance(value, str) or len(value) > longest:
+                raise ValueError(
+                    f"The {part} of a session key is a string of at most {longest} characters, "
+                    f"not {value!r:.80}."
+                )
 
     def qualified(self, qualifier: str) -> SessionKey:
         """Return the key of the parallel session of that qualifier."""

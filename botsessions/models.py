@@ -1,6 +1,8 @@
-"""What is stored: sessions, their messages, the updates that made them, and who is working on which mailbox.
+"""What is stored: sessions, their messages, the updates that made them, and who is working on which
+mailbox.
 
-Platform ids are strings, and an absent one is `""`, never NULL. Every queue that is searched has a partial index.
+Platform ids are strings, and an absent one is `""`, never NULL. Every queue that is searched has a
+partial index.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ class BotSession(models.Model):
         verbose_name = _("session")
         verbose_name_plural = _("sessions")
         constraints = (
-            # The bot comes last: with it first, the planner of a fresh table reads all of a bot's rows.
+            # The bot comes last: with it first, the planner of a fresh table reads all of a bot's
+            # rows.
             models.UniqueConstraint(
-                fields=["chat", "user", "thread", "qualifier", "bot"], name="botsessions_session_key"
+                fields=["chat", "user", "thread", "qualifier", "bot"],
+                name="botsessions_session_key",
             ),
         )
 
@@ -48,7 +52,8 @@ class BotSession(models.Model):
 class TrackedMessage(models.Model):
     """One message of a session's slice of the conversation.
 
-    A message that the bot sent carries the update whose handler sent it, and its place among that handler's sends.
+    A message that the bot sent carries the update whose handler sent it, and its place among that
+    handler's sends.
     """
 
     class Direction(models.TextChoices):
@@ -92,8 +97,9 @@ class TrackedMessage(models.Model):
 class BotUpdate(models.Model):
     """One update of a bot, kept so that its duplicates are known.
 
-    `payload` (the whole `Update`) and `journal` (what its handler sent so far) are kept while it is pending or parked.
-    The order of ids is the order in which the updates of one mailbox were acknowledged.
+    `payload` (the whole `Update`) and `journal` (what its handler sent so far) are kept while it is
+    pending or parked. The order of ids is the order in which the updates of one mailbox were
+    acknowledged.
     """
 
     class Status(models.TextChoices):
@@ -137,8 +143,8 @@ class BotUpdate(models.Model):
 class MailboxLease(models.Model):
     """A mailbox that some process is working on, until `expires_at` by the database's clock.
 
-    `token` is new each time the mailbox is taken and begins with the name of the process. A mailbox that nobody works
-    on has no row.
+    `token` is new each time the mailbox is taken and begins with the name of the process. A mailbox
+    that nobody works on has no row.
     """
 
     key = models.CharField(_("mailbox"), max_length=512, primary_key=True)

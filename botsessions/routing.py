@@ -24,7 +24,7 @@ class Route:
 
     def __init__(self, types: frozenset[str], filters: Sequence[Filter], handler: Plan) -> None:
         self.types = types
-        plans = [Plan(each) for each in filters]
+        plans = [Plan(each, threaded=False) for each in filters]
         self.pure = [plan.function for plan in plans if plan.pure]
         self.filters = [plan for plan in plans if not plan.pure]
         self.handler = handler
@@ -42,7 +42,9 @@ class Route:
 
     @cached_property
     def qualifiers(self) -> tuple[str, ...]:
-        """The sessions that the filters, the middleware, the handler and its error handlers declare."""
+        """The sessions that the filters, the middleware, the handler and its error handlers
+        declare.
+        """
         plans = [*self.filters, *self.middleware, self.handler, *(plan for _, plan in self.errors)]
         return tuple(dict.fromkeys(spec.qualifier for plan in plans for spec in plan.sessions))
 
@@ -54,7 +56,10 @@ class Route:
         return True
 
     async def run(self, context: Context) -> None:
-        """Call the handler within its middleware; where it raises, the first error handler that fits may recover."""
+        """Call the handler within its middleware;
+
+        where it raises, the first error handler that fits may recover.
+        """
         try:
             await self._call(context, 0)
             await context.flush()
@@ -78,14 +83,16 @@ class Route:
 
 
 class Router:
-    """Handlers and how they are found: the first that matches, in order of registration, gets the update.
+    """Handlers and how they are found: the first that matches, in order of registration, gets the
+    update.
 
         router = Router()
 
         @router.command("start")
         async def start(session: Session) -> None: ...
 
-    A filter is a callable that says whether the handler wants the update; it declares its parameters like a handler.
+    A filter is a callable that says whether the handler wants the update; it declares its
+    parameters like a handler.
     """
 
     def __init__(self) -> None:
@@ -112,7 +119,9 @@ class Router:
         """Take what somebody says to the bot."""
         return self.on(*MESSAGES, filters=filters)
 
-    def command(self, *names: str, filters: Sequence[Filter] = ()) -> Callable[[Function], Function]:
+    def command(
+        self, *names: str, filters: Sequence[Filter] = ()
+    ) -> Callable[[Function], Function]:
         """Take messages that begin with one of these commands, given without the slash."""
         wanted = frozenset(name.lstrip("/") for name in names)
         if not wanted:
@@ -123,7 +132,9 @@ class Router:
 
         return self.on(*MESSAGES, filters=(is_command, *filters))
 
-    def action(self, *actions: str, filters: Sequence[Filter] = ()) -> Callable[[Function], Function]:
+    def action(
+        self, *actions: str, filters: Sequence[Filter] = ()
+    ) -> Callable[[Function], Function]:
         """Take presses of buttons that carry one of these; without any, every press."""
         wanted = frozenset(actions)
 
@@ -133,7 +144,10 @@ class Router:
         return self.on(UpdateType.CALLBACK_QUERY, filters=(is_action, *filters))
 
     def middleware(self, function: Function) -> Function:
-        """Put a function around every handler of this router: it declares `call_next` and awaits it."""
+        """Put a function around every handler of this router:
+
+        it declares `call_next` and awaits it.
+        """
         plan = Plan(function, given=frozenset({"call_next"}))
         if not plan.is_async or "call_next" not in dict(plan.parameters):
             raise ImproperlyConfigured(
@@ -144,9 +158,11 @@ class Router:
         return function
 
     def error(self, *kinds: type[Exception]) -> Callable[[Function], Function]:
-        """Take these exceptions (without any, all) of this router's handlers, as the parameter `error`.
+        """Take these exceptions (without any, all) of this router's handlers, as the parameter
+        `error`.
 
-        When it returns, the update is done and its sessions are saved as they are; when it raises, they are not.
+        When it returns, the update is done and its sessions are saved as they are; when it raises,
+        they are not.
         """
 
         def register(function: Function) -> Function:
@@ -171,9 +187,7 @@ class Router:
         """Return the routes that may match, in order, up to the first that is sure to."""
         routes = self._routes.get(update.type)
         if routes is None:
-            routes = [
-                each for each in self._flat() if not each.types or update.type in each.types
-            ]
+            routes = [each for each in self._flat() if not each.types or update.type in each.types]
             self._routes[update.type] = routes
         found = []
         for route in routes:

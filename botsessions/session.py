@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from inspect import iscoroutinefunction
@@ -12,12 +13,14 @@ from django.core.exceptions import ImproperlyConfigured
 
 from botsessions.conf import settings
 from botsessions.context import Action
-from botsessions.exceptions import InvalidSessionData
+from botsessions.exceptions import InvalidSessionData, PlatformError
 from botsessions.keys import SessionKey
-from botsessions.mailboxes.base import Row, Save
+from botsessions.mailboxes.base import Row, Save, Tracked
 
 if TYPE_CHECKING:
     from botsessions.context import Context
+
+log = logging.getLogger("botsessions.session")
 
 T = TypeVar("T")
 _UNSET: Any = object()
@@ -32,7 +35,8 @@ class Qualifier(msgspec.Struct, frozen=True):
 class Initial(msgspec.Struct, frozen=True):
     """Marks how a session's data begins: `Annotated[Session[Cart], Initial(new_cart)]`.
 
-    `factory` takes the update and returns the data, or an awaitable of it; it is called where nothing is stored.
+    `factory` takes the update and returns the data, or an awaitable of it; it is called where
+    nothing is stored.
     """
 
     factory: Callable[[Any], Any]
@@ -55,12 +59,14 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
 class Session(Generic[T]):
     """The session of an update's chat and user, or of whatever the bot's key strategy says.
 
-    Nothing is read or decoded before `data` is used, and nothing is saved unless it changed. The changes of a handler
-    are committed together with the fact that its update is done, once, after the handler returns; a handler that raises
-    changes nothing.
+    Nothing is read or decoded before `data` is used, and nothing is saved unless it changed. The
+    changes of a handler are committed together with the fact that its update is done, once, after
+    the handler returns; a handler that raises changes nothing.
     """
 
-    def __init__(self, context: Context, key: SessionKey, spec: SessionSpec, row: Row | None) -> None:
+    def __init__(
+        self, context: Context, key: SessionKey, spec: SessionSpec, row: Row | None
+    ) -> None:
         self.key = key
         self._context = context
         self._type = spec.type
@@ -71,6 +77,11 @@ class Session(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Session {self.key}>"
+
+    @property
+    def chat(self) -> str:
+        """The platform's id of the chat that the session sends to."""
+        return self._address()[0]
 
     @property
     def version(self) -> int:
@@ -84,14 +95,17 @@ class Session(Generic[T]):
 
     @property
     def data(self) -> T:
-        """The session's data, decoded as the declared type; change it in place or assign a new value."""
+        """The session's data, decoded as the declared type;
+
+        change it in place or assign a new value.
+        """
         if self._data is _UNSET:
             if self._row is not None and self._row.data is not None:
                 try:
                     self._data = _decoder(self._type).decode(self._row.data)
                 except msgspec.ValidationError as error:
                     raise InvalidSessionData(
-                        f"The stored data of session {self.key} does not fit {self._type!r}: {error}"
+                        f"The stored data of session {self.key} is no {self._type!r}: {error}"
                     ) from error
             else:
                 self._data = self._start()
@@ -104,18 +118,19 @@ class Session(Generic[T]):
         self._data = value
 
     def send(self, text: str, **options: Any) -> Action[Any]:
-        """Send a message to the session's chat and record it in the session's slice, which it opens.
+        """Send a message to the session's chat and record it in the session's slice, which it
+        opens.
 
         Returns the platform's answer. Options are the platform's own. Raises a `PlatformError`.
         """
         chat, business = self._address()
         if business:
             options.setdefault("business_connection_id", business)
-        bot = self._context.bot
+        platform = self._context.bot.platform
         return Action(
             self._context,
-            lambda: bot.platform.send(chat, text, **options),
-            bot.platform.messages,
+            lambda: platform.send(chat, text, **options),
+            lambda result: platform.messages(result, chat),
             self.key,
         )
 
@@ -127,14 +142,24 @@ class Session(Generic[T]):
         return self.send(text, **options)
 
     def call(self, method: str, **parameters: Any) -> Action[Any]:
-        """Call a method of the platform's API and record the messages that it returns in the session's slice."""
-        bot = self._context.bot
+        """Call a method of the platform's API and record the messages that it returns in the
+        session's slice.
+        """
+        platform, (chat, _) = self._context.bot.platform, self._address()
         return Action(
             self._context,
-            lambda: bot.platform.call(method, **parameters),
-            bot.platform.messages,
+            lambda: platform.call(method, **parameters),
+            lambda result: platform.messages(result, chat),
             self.key,
         )
+
+    def clear(self) -> Action[int]:
+        """Delete the messages of the session's slice, on the platform and here.
+
+        Returns how many there were. They go in batches of the platform's size; what the platform
+        will not delete is forgotten all the same.
+        """
+        return Action(self._context, self._clear, lambda _: ())
 
     # For the engine
 
@@ -154,19 +179,41 @@ class Session(Generic[T]):
         limit = settings.MAX_DATA_BYTES
         if len(encoded) > limit:
             raise InvalidSessionData(
-                f"Session {self.key} holds {len(encoded):,} bytes of data; MAX_DATA_BYTES is {limit:,}. "
-                "The stored value stays as it was."
+                f"Session {self.key} holds {len(encoded):,} bytes of data; MAX_DATA_BYTES is "
+                f"{limit:,}. The stored value stays as it was."
             )
         return Save(self.key, self.version, encoded)
 
     def retype(self, spec: SessionSpec) -> bool:
-        """Let another handler of the update see this session as its type; False if it is another type already."""
+        """Let another handler of the update see this session as its type;
+
+        False if it is another type already.
+        """
         if spec.type in (dict, self._type):
             return True
         if self._type is not dict or self._data is not _UNSET:
             return False
         self._type, self._initial = spec.type, spec.initial
         return True
+
+    async def _clear(self) -> int:
+        platform, ask = self._context.bot.platform, self._context.ask
+        if ask is None:
+            raise RuntimeError("A session is cleared by the handler of an update.")
+        messages: list[Tracked] = await ask(lambda mailbox: mailbox.tracked(self.key))
+        places: dict[tuple[str, str], list[str]] = {}
+        for message in messages:
+            if message.message_id:
+                places.setdefault((message.chat, message.business), []).append(message.message_id)
+        for (chat, business), ids in places.items():
+            for first in range(0, len(ids), platform.delete_batch_size):
+                batch = ids[first : first + platform.delete_batch_size]
+                try:
+                    await platform.delete_messages(chat, batch, business)
+                except PlatformError as error:
+                    log.warning("%d messages of %s were not deleted: %s", len(batch), self, error)
+        await ask(lambda mailbox: mailbox.forget(messages))
+        return len(messages)
 
     def _start(self) -> Any:
         if self._initial is not None:
@@ -175,8 +222,8 @@ class Session(Generic[T]):
             return self._type()
         except TypeError as error:
             raise ImproperlyConfigured(
-                f"Session {self.key} cannot begin: {error}. Give {self._type!r} defaults, or declare "
-                "the session with Annotated[Session[...], Initial(factory)]."
+                f"Session {self.key} cannot begin: {error}. Give {self._type!r} defaults, or "
+                "declare the session with Annotated[Session[...], Initial(factory)]."
             ) from error
 
     def _encode(self, value: Any) -> bytes:
@@ -184,7 +231,8 @@ class Session(Generic[T]):
             return msgspec.json.encode(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidSessionData(
-                f"The data of session {self.key} is not JSON: {error}. The stored value stays as it was."
+                f"The data of session {self.key} is not JSON: {error}. "
+                "The stored value stays as it was."
             ) from error
 
     def _address(self) -> tuple[str, str]:

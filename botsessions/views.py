@@ -20,7 +20,8 @@ async def deliver(
 ) -> None:
     """Do what a webhook request to this bot does, within a Django request.
 
-    Where the event loop ends with the request (WSGI, Django's test client) everything is handled before it returns.
+    Where the event loop ends with the request (WSGI, Django's test client) everything is handled
+    before it returns.
     """
     engine = current_engine()
     if isinstance(request, ASGIRequest) and not hasattr(request, "_dont_enforce_csrf_checks"):

@@ -24,8 +24,9 @@ async def receive(
 ) -> None:
     """Return when every update in a request is committed or stored.
 
-    Header names are lower-case. Raises `RequestRefused`, whose `status` is to be answered: nothing was done then, or
-    (`Unavailable`) not everything, and the platform is to deliver the request again.
+    Header names are lower-case. Raises `RequestRefused`, whose `status` is to be answered: nothing
+    was done then, or (`Unavailable`) not everything, and the platform is to deliver the request
+    again.
     """
     bot = find_bot(alias)
     if len(body) > settings.MAX_BODY_BYTES:

@@ -153,6 +153,7 @@ else:
 # Bots
 
 BOTSESSIONS: dict[str, Any] = {
+    "PLAYGROUND": env.bool("PLAYGROUND", True),
     "BOTS": {
         "demo": {
             "PLATFORM": "botsessions.platforms.local.LocalPlatform",

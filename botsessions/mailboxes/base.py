@@ -66,6 +66,7 @@ class Admission(Enum):
 class Admitted(msgspec.Struct):
     """The answer of ADMIT: a decision and the sessions for each arrival, and older updates that come first."""
 
+    token: str
     decisions: list[Admission]
     #: For each arrival the stored rows of its sessions, None where there is none.
     sessions: list[list[Row | None]]
@@ -91,6 +92,15 @@ class Sent(msgspec.Struct, gc=False):
     session: SessionKey | None = None
     messages: Sequence[Message] = ()
     keep_text: bool = True
+
+
+class Tracked(msgspec.Struct, gc=False):
+    """A message of a session's slice, by its row and by the platform's ids."""
+
+    id: int
+    chat: str
+    message_id: str
+    business: str
 
 
 class Effect(Enum):
@@ -160,6 +170,12 @@ class Mailbox(Protocol):
 
     def commit(self, commits: Sequence[Commit]) -> Committed:
         """Write what handlers did, each entry whole or not at all, and go on with their mailboxes."""
+
+    def tracked(self, session: SessionKey) -> list[Tracked]:
+        """Return the messages of a session's slice, in order."""
+
+    def forget(self, messages: Sequence[Tracked]) -> None:
+        """Take these messages out of their slices."""
 
     def renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
         """Extend these leases (mailbox, token) and return the mailboxes that are still held."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from django.db import (
@@ -26,7 +26,6 @@ from django.db import (
     InterfaceError,
     OperationalError,
     connections,
-    transaction,
 )
 
 from botsessions import clock
@@ -44,6 +43,7 @@ from botsessions.mailboxes.base import (
     Row,
     Save,
     Sent,
+    Tracked,
     Waiting,
 )
 from botsessions.mailboxes.statements import (
@@ -56,6 +56,11 @@ from botsessions.mailboxes.statements import (
 )
 from botsessions.mailboxes.statements.base import Tuples
 from botsessions.updates import Direction, Update
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
+    from botsessions.models import TrackedMessage
 
 Result = TypeVar("Result")
 
@@ -77,7 +82,21 @@ class DatabaseMailbox:
 
     def __init__(self, using: str | None = None) -> None:
         self.using = using or settings.DATABASE
-        self.statements: Statements = statements_for(connections[self.using])
+        self._statements: Statements | None = None
+
+    @property
+    def statements(self) -> Statements:
+        """The statements of this thread's connection."""
+        connection = connections[self.using]
+        if self._statements is None or self._statements.connection is not connection:
+            self._statements = statements_for(connection)
+        return self._statements
+
+    @property
+    def _messages(self) -> QuerySet[TrackedMessage]:
+        from botsessions.models import TrackedMessage
+
+        return TrackedMessage.objects.using(self.using)
 
     # The verbs of the contract
 
@@ -104,6 +123,20 @@ class DatabaseMailbox:
                 continue
             every = range(len(commits))
             return Committed([outcomes.get(each, Outcome.COMMITTED) for each in every], waiting)
+
+    def tracked(self, session: SessionKey) -> list[Tracked]:
+        of_session = {f"session__{part}": value for part, value in _parts(session).items()}
+        rows = self._messages.filter(**of_session).order_by("id")
+        return self._transaction(
+            lambda: [
+                Tracked(*row)
+                for row in rows.values_list("id", "chat", "message_id", "business").iterator()
+            ]
+        )
+
+    def forget(self, messages: Sequence[Tracked]) -> None:
+        ids = [message.id for message in messages]
+        self._transaction(lambda: self._messages.filter(id__in=ids).delete())
 
     def renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
         return self._transaction(lambda: self._renew(leases))
@@ -155,10 +188,14 @@ class DatabaseMailbox:
             statements.insert_pending(pending, now)
         # Taken for nothing but duplicates, or without room to go on.
         statements.release([LeaseRow(key, token) for key in sorted(free)])
-        return Admitted(decisions, _spread(stored, [each.sessions for each in arrivals]), waiting)
+        return Admitted(
+            token, decisions, _spread(stored, [each.sessions for each in arrivals]), waiting
+        )
 
     def _load(self, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
-        return _spread(self.statements.sessions(_rows([key for each in keys for key in each])), keys)
+        return _spread(
+            self.statements.sessions(_rows([key for each in keys for key in each])), keys
+        )
 
     def _store(self, arrivals: Sequence[Arrival]) -> None:
         statements = self.statements
@@ -231,7 +268,9 @@ class DatabaseMailbox:
     def _recover(self, limit: int, token: str) -> list[Waiting]:
         statements = self.statements
         statements.begin(durable=False)
-        leases = [LeaseRow(key, token) for key in sorted(key for (key,) in statements.abandoned(limit))]
+        leases = [
+            LeaseRow(key, token) for key in sorted(key for (key,) in statements.abandoned(limit))
+        ]
         taken = {key for (key,) in statements.take(leases, settings.LEASE)}
         held = [lease for lease in leases if lease.key in taken]
         waiting = _waiting(statements.next(held))
@@ -243,11 +282,10 @@ class DatabaseMailbox:
         """Run it in one transaction: again after a deadlock, once more where the connection had died."""
         connection = connections[self.using]
         nested = connection.in_atomic_block
-        connection.close_if_unusable_or_obsolete()
         attempts, healed = TRANSACTION_ATTEMPTS, False
         while True:
             try:
-                with transaction.atomic(using=self.using):
+                with self.statements.atomic():
                     return work()
             except (DatabaseError, InterfaceError) as error:
                 if nested:
@@ -264,6 +302,10 @@ class DatabaseMailbox:
                 if healed or not lost:
                     raise Unavailable(f"The database is away: {error}") from error
                 healed = True
+
+
+def _parts(key: SessionKey) -> dict[str, str]:
+    return msgspec.structs.asdict(key)
 
 
 def _leases(mailboxes: Iterable[str]) -> list[LeaseRow]:

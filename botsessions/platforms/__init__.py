@@ -1,4 +1,4 @@
-"""Chat platforms: how a request is authenticated and parsed, and how messages are sent and deleted."""
+"""Chat platforms: how requests are authenticated and parsed, messages sent and deleted."""
 
 from botsessions.platforms.base import Deletion, Platform
 

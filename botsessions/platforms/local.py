@@ -121,6 +121,7 @@ class LocalPlatform(Platform):
                 user=_user(query.get("from")),
                 message=shown,
                 thread=shown.thread if shown else "",
+                text=shown.text if shown else "",
                 action=_text(query.get("data")),
                 payload=payload,
             )
@@ -168,7 +169,7 @@ class LocalPlatform(Platform):
     async def _typing(self, chat: str) -> bool:
         return True
 
-    def messages(self, result: Any) -> Sequence[Message]:
+    def messages(self, result: Any, chat: str = "") -> Sequence[Message]:
         """Return the messages in an API answer: a message, or a list of them."""
         found = result if isinstance(result, list) else [result]
         try:
@@ -176,7 +177,9 @@ class LocalPlatform(Platform):
         except MalformedBody:
             return []
 
-    async def delete_messages(self, chat: str, ids: Sequence[str]) -> dict[str, Deletion]:
+    async def delete_messages(
+        self, chat: str, ids: Sequence[str], business: str = ""
+    ) -> dict[str, Deletion]:
         """Delete messages of a chat; those that are not there are `GONE`."""
         deleted = self.network.delete(chat, ids)
         return {

@@ -103,8 +103,9 @@ class LocalChat:
         """Note that the bot has taken the update that `say` returned."""
         with self.database.transaction() as connection:
             connection.execute(
-                "UPDATE message SET delivered = 1, revision = ? WHERE id = ? AND NOT delivered",
-                (self.database.tick(connection), update["update_id"]),
+                "UPDATE message SET delivered = 1, revision = ?"
+                " WHERE id = ? AND bot = ? AND NOT delivered",
+                (self.database.tick(connection), update["update_id"], self.bot),
             )
 
     # What the bot does.
@@ -138,8 +139,7 @@ class LocalChat:
     def delete(self, chat: str, ids: Iterable[str | int]) -> set[str]:
         """Delete messages of a chat, whoever wrote them; return the ids of those that were there.
 
-        What was written is gone for good; that there was a message stays known, so that `history`
-        can tell.
+        Their texts are removed; that there was a message stays known, so that `history` can tell.
         """
         deleted = set()
         with self.database.transaction() as connection:

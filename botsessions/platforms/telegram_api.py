@@ -66,40 +66,41 @@ class BotApi:
         """
         if not (method.isascii() and method.isalpha()):
             raise InvalidRequest(f"{method!r} is no method's name: it consists of letters.")
-        body = self._encode(method, parameters)
+        answer = await self._exchange(method, self._encode(method, parameters), wait)
+        if isinstance(answer, PlatformError):
+            # Raised here, where aiohttp's error is not its context and no local variable of the
+            # traceback holds an address: error pages show those.
+            raise answer
+        return answer.result
+
+    async def _exchange(self, method: str, body: bytes, wait: float) -> _Answer | PlatformError:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop) or await self._open(loop)
-        limits = self._limits(wait) if wait else self._client_timeout
-        failure: PlatformError
         try:
-            # No local variable holds the address: error pages show those.
             async with session.post(
                 self._urls.get(method) or self._url(method),
                 data=body,
                 headers=_HEADERS,
-                timeout=limits,
+                timeout=self._limits(wait) if wait else self._client_timeout,
                 allow_redirects=False,
             ) as response:
                 content = await response.read()
-                status, retry_after = response.status, response.headers.get("Retry-After")
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            failure = PlatformUnavailable("no connection could be made", method=method, sent=False)
+            return PlatformUnavailable("no connection could be made", method=method, sent=False)
         except TimeoutError:
-            failure = PlatformUnavailable("no answer came in time", method=method)
+            return PlatformUnavailable("no answer came in time", method=method)
         except (aiohttp.ClientError, OSError) as error:
-            failure = PlatformUnavailable(
+            return PlatformUnavailable(
                 f"the connection broke ({type(error).__name__})", method=method
             )
-        else:
-            try:
-                answer = _decode_answer(content)
-            except (ValueError, RecursionError):
-                answer = None
-            if answer is not None and answer.ok:
-                return answer.result
-            failure = self._failure(method, status, retry_after, answer)
-        # Raised here, where no error of aiohttp becomes its context.
-        raise failure
+        try:
+            answer = _decode_answer(content)
+        except (ValueError, RecursionError):
+            answer = None
+        if answer is not None and answer.ok:
+            return answer
+        retry_after = response.headers.get("Retry-After")
+        return self._failure(method, response.status, retry_after, answer)
 
     async def close(self) -> None:
         """Close the running loop's connections; the next call opens new ones."""

@@ -1,7 +1,7 @@
 """The kinds of message that Telegram has, as its documentation lists the fields of a Message.
 
-https://core.telegram.org/bots/api#message (Bot API 10.3). A field that is not here, because Telegram
-added it since, makes no kind: the message is of the kind `other`, and goes its way.
+https://core.telegram.org/bots/api#message (Bot API 10.3). A field that is not here, because
+Telegram added it since, makes no kind: the message is of the kind `other`, and goes its way.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
 from typing import Any
 
@@ -38,7 +38,7 @@ from botsessions.playground.requests import (
 )
 from botsessions.views import deliver
 
-AsyncView = Callable[[HttpRequest], Awaitable[HttpResponse]]
+AsyncView = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 #: Seconds to wait before delivering again what the engine could not take; then the person is told.
 DELIVER_AGAIN_AFTER = (0.2, 0.6)
@@ -87,10 +87,7 @@ async def page(request: HttpRequest) -> HttpResponse:
     """Serve the page."""
     context = {
         "bots": local_bots(),
-        "people": [
-            {"id": user.id, "name": user.name, "chats": list(chats(user))}
-            for user in PEOPLE.values()
-        ],
+        "people": list(PEOPLE.values()),
         "words": {
             "reconnecting": _("Reconnecting…"),
             "failed": _("Not sent: the server does not answer. Send it once more."),
@@ -98,7 +95,6 @@ async def page(request: HttpRequest) -> HttpResponse:
             "undelivered": _("not delivered"),
             "edited": _("edited"),
             "you": _("You"),
-            "bot": _("bot"),
         },
     }
     # In a thread: a project's context processors may read the database.

@@ -1,7 +1,7 @@
 """The contract of a session store: four verbs on lists.
 
-A store holds session data alone, as JSON bytes. The header of a session (its key, version, expiry) is always a row of
-the database, whatever the store.
+A store holds session data alone, as JSON bytes. The header of a session (its key, version, expiry)
+is always a row of the database, whatever the store.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from botsessions.keys import SessionKey
 
 
 class Store:
-    """Where the data of sessions is kept. `alias` and `options` are those of `BOTSESSIONS["STORES"]`."""
+    """Where the data of sessions is kept.
 
-    #: Is the data part of the session's row? Then it is loaded and saved with the row, in the same transaction.
+    `alias` and `options` are those of `BOTSESSIONS["STORES"]`.
+    """
+
+    #: Is the data part of the session's row? Then it is loaded and saved with the row, in the same
+    #: transaction.
     in_row: ClassVar[bool] = False
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:

@@ -8,9 +8,11 @@ from botsessions.stores.base import Store
 
 
 class DatabaseStore(Store):
-    """Keeps the data in the column `BotSession.data`: it comes and goes with the row, in the same transaction.
+    """Keeps the data in the column `BotSession.data`: it comes and goes with the row, in the same
+    transaction.
 
-    The mailbox reads and writes that column itself, so the verbs of the contract have nothing left to do here.
+    The mailbox reads and writes that column itself, so the verbs of the contract have nothing left
+    to do here.
     """
 
     in_row: ClassVar[bool] = True

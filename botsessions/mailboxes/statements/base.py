@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from django.db import DatabaseError
+from django.db import DatabaseError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 Tuples = Iterable[tuple[Any, ...]]
@@ -77,6 +77,10 @@ class Statements:
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
+
+    def atomic(self) -> AbstractContextManager[object]:
+        """Make a transaction of what is executed within."""
+        return transaction.atomic(using=self.connection.alias)
 
     def together(self) -> AbstractContextManager[object]:
         """Send what is executed within as one round trip, where the database can."""

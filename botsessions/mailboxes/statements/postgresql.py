@@ -1,16 +1,22 @@
-"""The statements on PostgreSQL, through psycopg 3."""
+"""The statements on PostgreSQL, through psycopg 3 on Django's connection.
+
+Each statement is prepared once for a connection. What is executed together goes out as one text of `EXECUTE`s, which
+costs one round trip and one hand-over of the interpreter's lock instead of one for each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar, cast
+from weakref import WeakKeyDictionary
 
 import msgspec
 import psycopg
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from botsessions.mailboxes.statements.base import Tuples
 from botsessions.mailboxes.statements.sql import SqlStatements
@@ -19,13 +25,22 @@ from botsessions.mailboxes.statements.sql import SqlStatements
 RETRIED = frozenset({"40P01", "40001"})
 
 TYPES: dict[object, str] = {int: "bigint", str: "text", bool: "boolean"}
+PARAMETERS = {
+    "rows": "json",
+    "seconds": "double precision",
+    "now": "timestamptz",
+    "limit": "bigint",
+}
 
 # A plan made while a table was small would read all of it long after it has grown: every access here is by index.
-# A transaction in which nothing was acknowledged need not survive a crash of the server: a lost lease is noticed.
-BEGIN = """
-SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-    set_config('enable_mergejoin', 'off', true)"""
-BEGIN_RELAXED = f"{BEGIN}, set_config('synchronous_commit', 'off', true)"
+SETTINGS = (
+    "SET LOCAL enable_seqscan TO off",
+    "SET LOCAL enable_hashjoin TO off",
+    "SET LOCAL enable_mergejoin TO off",
+    "SET LOCAL plan_cache_mode TO force_generic_plan",
+)
+# Where nothing was acknowledged the transaction need not survive a crash of the server: a lost lease is noticed.
+RELAXED = (*SETTINGS, "SET LOCAL synchronous_commit TO off")
 
 
 @cache
@@ -39,48 +54,137 @@ def _columns(row: type[msgspec.Struct]) -> str:
     return ", ".join(columns)
 
 
+class _Promise:
+    """The rows of a statement that is yet to be sent."""
+
+    def __init__(self, parameters: tuple[Any, ...]) -> None:
+        self.parameters = parameters
+        self.rows: list[tuple[Any, ...]] = []
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return iter(self.rows)
+
+
 class PostgreSQLStatements(SqlStatements):
-    """Sends raw psycopg statements on Django's connection: prepared once, several in one round trip."""
+    """The shared SQL, prepared."""
 
     places: ClassVar[dict[str, str]] = {
         "clock": "clock_timestamp()",
         "later": "clock_timestamp() + make_interval(secs => %(seconds)s)",
         "binary": 'COLLATE "C"',
         "for_update": "FOR UPDATE OF l",
-        "now": "%(now)s::timestamptz",
+        "now": "%(now)s",
         "joined": "COALESCE(botsessions_botupdate.journal, '[]') || excluded.journal",
     }
 
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        super().__init__(connection)
+        #: What is gathered to be sent together; None when statements are sent one by one.
+        self._gathered: list[tuple[str, _Promise]] | None = None
+        #: Is a transaction of our own to be begun with the next statement (False), or begun (True)?
+        self._begun: bool | None = None
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        if self.connection.in_atomic_block or not self.connection.get_autocommit():
+            with super().atomic():
+                yield
+            return
+        # BEGIN goes out with the first statement: Django's own way costs a round trip more.
+        self._begun = False
+        try:
+            yield
+        except BaseException:
+            if self._begun:
+                with suppress(DatabaseError, InterfaceError):
+                    self._query("ROLLBACK")
+            raise
+        else:
+            if self._begun:
+                self._query("COMMIT")
+        finally:
+            self._begun = None
+
     @contextmanager
     def together(self) -> Iterator[None]:
-        with self.connection.wrap_database_errors, self._connection.pipeline():
+        self._gathered = gathered = []
+        try:
             yield
+        finally:
+            self._gathered = None
+        self._send(gathered)
 
     def begin(self, *, durable: bool) -> None:
-        self.execute(BEGIN if durable else BEGIN_RELAXED, {})
+        for each in SETTINGS if durable else RELAXED:
+            self._take(each)
 
     def make_durable(self) -> None:
-        self.execute("SET LOCAL synchronous_commit TO DEFAULT", {})
+        self._take("SET LOCAL synchronous_commit TO DEFAULT")
 
     def table(self, row: type[msgspec.Struct]) -> str:
-        return f"json_to_recordset(%(rows)s::json) AS r({_columns(row)})"
+        return f"json_to_recordset(%(rows)s) AS r({_columns(row)})"
 
     def json(self, column: str) -> str:
         return f"{column}::text"
 
     def time(self, moment: datetime) -> object:
-        return moment
+        return moment.isoformat()
 
     def execute(self, sql: str, parameters: dict[str, Any]) -> Tuples:
-        with self.connection.wrap_database_errors:
-            cursor = psycopg.Cursor(self._connection)
-            cursor.execute(sql, parameters or None, prepare=True)
-        return cursor
+        return self._take(f"EXECUTE {self._prepare(sql, parameters)}", tuple(parameters.values()))
 
     def may_retry(self, error: DatabaseError) -> bool:
         return getattr(error.__cause__, "sqlstate", None) in RETRIED
 
+    def _take(self, text: str, parameters: tuple[Any, ...] = ()) -> Tuples:
+        """Send a statement, or gather it."""
+        promise = _Promise(parameters)
+        if self._gathered is not None:
+            self._gathered.append((text, promise))
+        else:
+            self._send([(text, promise)])
+        return promise
+
+    def _send(self, statements: list[tuple[str, _Promise]]) -> None:
+        """Send statements as one text and keep each promise."""
+        if not statements:
+            return
+        text = "; ".join(text for text, _ in statements)
+        begins = self._begun is False
+        if begins:
+            text = f"BEGIN; {text}"
+            self._begun = True
+        cursor = self._query(text, [value for _, each in statements for value in each.parameters])
+        if begins:
+            cursor.nextset()
+        for _, promise in statements:
+            if cursor.description:
+                promise.rows = cursor.fetchall()
+            cursor.nextset()
+
+    def _query(self, text: str, parameters: Sequence[Any] = ()) -> psycopg.ClientCursor[Any]:
+        with self.connection.wrap_database_errors:
+            cursor = psycopg.ClientCursor(self._raw)
+            cursor.execute(text, parameters or None)
+        return cursor
+
+    def _prepare(self, sql: str, parameters: dict[str, Any]) -> str:
+        """Return the call of a statement, with a place for each parameter, after preparing it where it is new."""
+        prepared = _prepared.setdefault(self._raw, {})
+        call = prepared.get(sql)
+        if call is None:
+            name = f"botsessions_{len(prepared)}"
+            places = {each: f"${number}" for number, each in enumerate(parameters, 1)}
+            types = ", ".join(PARAMETERS[each] for each in parameters)
+            self._query(f"PREPARE {name} ({types}) AS {sql % places}")
+            call = prepared[sql] = f"{name} ({', '.join('%s' for _ in parameters)})"
+        return call
+
     @property
-    def _connection(self) -> psycopg.Connection[Any]:
+    def _raw(self) -> psycopg.Connection[Any]:
         self.connection.ensure_connection()
         return cast("psycopg.Connection[Any]", self.connection.connection)
+
+
+#: What each connection has prepared: the call of each statement.
+_prepared: WeakKeyDictionary[psycopg.Connection[Any], dict[str, str]] = WeakKeyDictionary()

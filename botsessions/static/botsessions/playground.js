@@ -63,7 +63,6 @@
 
   function show(changes) {
     const first = revision === 0;
-    const atEnd = first || log.scrollHeight - log.scrollTop - log.clientHeight < 80;
     // A reader hears what is new, not everything that was said before.
     log.setAttribute("aria-busy", first);
     network = changes.network;
@@ -75,9 +74,20 @@
     }
     group();
     find("empty").hidden = rows.size > 0;
-    if (changes.messages.length && (atEnd || mine)) log.scrollTop = log.scrollHeight;
+    if (first || mine) atEnd = true;
+    stayAtEnd();
     log.removeAttribute("aria-busy");
   }
+
+  // Who reads the newest goes on reading the newest, whatever changes its height.
+  let atEnd = true;
+  const stayAtEnd = () => { if (atEnd) log.scrollTop = log.scrollHeight; };
+  new ResizeObserver(stayAtEnd).observe(log);
+  log.addEventListener("scroll", () => {
+    atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+  });
+
+  const isAfter = (id) => (row) => Number(row.dataset.id) > id;
 
   // Add or change a row; true when it is a new one of ours.
   function put(message) {
@@ -85,8 +95,10 @@
     const isNew = !rows.has(message.message_id);
     if (isNew) {
       const row = find("message").content.firstElementChild.cloneNode(true);
+      row.dataset.id = message.message_id;
       rows.set(message.message_id, row);
-      list.append(row);
+      // Changes come in the order in which they happened, and what was said earlier may change later.
+      list.insertBefore(row, [...list.children].find(isAfter(message.message_id)) ?? null);
     }
     const row = rows.get(message.message_id);
     const part = (name) => row.querySelector(`.${name}`);

@@ -1,0 +1,116 @@
+"""What the engine takes to the database in one go, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from botsessions.delivery import Delivery, Lease
+from botsessions.exceptions import Unavailable
+from botsessions.mailboxes.base import Arrival, Commit, Mailbox, Sent
+
+#: How many mailboxes one look for abandoned updates takes up.
+RECOVERED = 100
+
+#: A part of a turn, the items that went together, and their answer or the exception that they met.
+Answer = tuple[str, list[Any], Any]
+
+
+class Turn:
+    """The work that gathers while the turn before it is in the database."""
+
+    __slots__ = ("admits", "asks", "commits", "loads", "records", "recovers", "renews", "stores")
+
+    def __init__(self) -> None:
+        self.commits: list[tuple[Commit, Delivery | None]] = []
+        self.records: list[tuple[Sent, asyncio.Future[None]]] = []
+        self.stores: list[Delivery] = []
+        self.renews: list[Lease] = []
+        self.asks: list[tuple[Callable[[Mailbox], Any], asyncio.Future[Any]]] = []
+        self.loads: list[Delivery] = []
+        self.admits: list[Delivery] = []
+        self.recovers: list[asyncio.Future[int]] = []
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, part) for part in self.__slots__)
+
+    def work(self, mailbox: Mailbox, token: str, room: int) -> list[Answer]:
+        """Do it all, in the calling thread; `token` is for the mailboxes that are taken.
+
+        Commits come first: the mailboxes that they free can be taken in the same turn. Beyond
+        `room` arrivals are stored rather than handled.
+        """
+        return [*self._work(mailbox, token, room)]
+
+    def _work(self, mailbox: Mailbox, token: str, room: int) -> Iterator[Answer]:
+        arrivals = [
+            (each, self._arrival(each, has_room=number < room))
+            for number, each in enumerate(self.admits)
+        ]
+        yield from _answers(
+            "commits", self.commits, lambda part: mailbox.commit([commit for commit, _ in part])
+        )
+        yield from _answers(
+            "records", self.records, lambda part: mailbox.record([sent for sent, _ in part])
+        )
+        yield from _answers(
+            "stores",
+            self.stores,
+            lambda part: mailbox.store([self._arrival(each) for each in part]),
+        )
+        yield from _answers(
+            "renews",
+            self.renews,
+            lambda part: mailbox.renew([(each.mailbox, each.token) for each in part]),
+        )
+        for ask in self.asks:
+            yield from _answers("asks", [ask], lambda part: part[0][0](mailbox))
+        yield from _answers(
+            "loads", self.loads, lambda part: mailbox.load([each.keys for each in part])
+        )
+        yield from _answers(
+            "admits",
+            arrivals,
+            lambda part: mailbox.admit([arrival for _, arrival in part], token),
+        )
+        # A token of its own: what is admitted and what is recovered may meet in one mailbox, in two
+        # turns.
+        yield from _answers(
+            "recovers", self.recovers, lambda _: mailbox.recover(RECOVERED, f"{token}r")
+        )
+
+    @staticmethod
+    def _arrival(delivery: Delivery, *, has_room: bool = True) -> Arrival:
+        return Arrival(
+            delivery.update,
+            delivery.mailbox,
+            delivery.keys,
+            store_first=delivery.bot.ack_after <= 0,
+            room=has_room,
+        )
+
+    def abandon(self, error: Exception) -> None:
+        """Nobody will do this turn: tell those who wait for it."""
+        for delivery in (*self.admits, *(each for _, each in self.commits if each is not None)):
+            delivery.acknowledge(error)
+        futures = (*(each for _, each in self.records), *(each for _, each in self.asks))
+        for future in (*futures, *self.recovers):
+            future.cancel()
+
+
+def _answers(part: str, items: list[Any], verb: Callable[[list[Any]], Any]) -> Iterator[Answer]:
+    """Do a batch;
+
+    where it cannot be done do it one by one, so that what is wrong with one fails alone.
+    """
+    if not items:
+        return
+    try:
+        yield part, items, verb(items)
+    except Exception as error:
+        if isinstance(error, Unavailable) or len(items) == 1:
+            yield part, items, error
+        else:
+            for item in items:
+                yield from _answers(part, [item], verb)
