@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from botsessions.bots import Bot, bots
+    from botsessions.bots import Bot
     from botsessions.context import Action
     from botsessions.keys import SessionKey
     from botsessions.routing import Router
@@ -32,7 +32,6 @@ _HOMES = {
     "Update": "updates",
     "UpdateType": "updates",
     "User": "updates",
-    "bots": "bots",
 }
 
 __all__ = [
@@ -50,7 +49,6 @@ __all__ = [
     "Update",
     "UpdateType",
     "User",
-    "bots",
 ]
 
 

@@ -128,8 +128,11 @@ class BotUpdate(models.Model):
             models.UniqueConstraint(fields=["update_id", "bot"], name="botsessions_update_once"),
         )
         indexes = (
+            # What failed is tried again in its place, before what was stored earlier.
             models.Index(
-                fields=["mailbox", "id"], condition=Q(status="pending"), name="botsessions_pending"
+                fields=["mailbox", "-attempts", "id"],
+                condition=Q(status="pending"),
+                name="botsessions_pending",
             ),
             models.Index(
                 fields=["bot", "id"], condition=Q(status="parked"), name="botsessions_parked"

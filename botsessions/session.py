@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import cache
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_origin
 
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
@@ -191,7 +191,9 @@ class Session(Generic[T]):
         """
         if spec.type in (dict, self._type):
             return True
-        if self._type is not dict or self._data is not _UNSET:
+        if self._type is not dict:
+            return False
+        if self._data is not _UNSET and get_origin(spec.type) is not dict:
             return False
         self._type, self._initial = spec.type, spec.initial
         return True

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
+from threading import local
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ from django.db import (
     OperationalError,
     connections,
 )
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from botsessions import clock
 from botsessions.conf import settings
@@ -80,17 +82,24 @@ class _Rejected(Exception):
 class DatabaseMailbox:
     """A mailbox in the database `using`, by default `BOTSESSIONS["DATABASE"]`."""
 
-    def __init__(self, using: str | None = None) -> None:
+    def __init__(
+        self,
+        using: str | None = None,
+        statements: Callable[[BaseDatabaseWrapper], Statements] = statements_for,
+    ) -> None:
         self.using = using or settings.DATABASE
-        self._statements: Statements | None = None
+        self._make_statements = statements
+        # Statements keep the state of a transaction: threads that share the mailbox have their own.
+        self._local = local()
 
     @property
     def statements(self) -> Statements:
         """The statements of this thread's connection."""
         connection = connections[self.using]
-        if self._statements is None or self._statements.connection is not connection:
-            self._statements = statements_for(connection)
-        return self._statements
+        statements: Statements | None = getattr(self._local, "statements", None)
+        if statements is None or statements.connection is not connection:
+            statements = self._local.statements = self._make_statements(connection)
+        return statements
 
     @property
     def _messages(self) -> QuerySet[TrackedMessage]:
@@ -142,7 +151,10 @@ class DatabaseMailbox:
         return self._transaction(lambda: self._renew(leases))
 
     def recover(self, limit: int, token: str) -> list[Waiting]:
-        return self._transaction(lambda: self._recover(limit, token))
+        # Found in a transaction of their own: one that reads before it waits for a lock may go on
+        # to see what was there before it waited.
+        found = self._transaction(lambda: self._abandoned(limit))
+        return self._transaction(lambda: self._recover(found, token)) if found else []
 
     # Each in its transaction
 
@@ -161,25 +173,28 @@ class DatabaseMailbox:
             oldest = statements.next(leases)
             stored = statements.sessions(wanted)
         free = {key for (key,) in taken}
-        seen = set(known)
-        waiting = _waiting(oldest)
+        # A mailbox that an earlier batch took with this token has its next update in hand already.
+        waiting = _waiting(row for row in oldest if row[0] in free)
         free.difference_update(each.mailbox for each in waiting)
+        seen = dict.fromkeys(known, Admission.DUPLICATE)
 
         decisions: list[Admission] = []
         pending: list[UpdateRow] = []
         for arrival, update in zip(arrivals, updates, strict=True):
             identity = (update.update_id, update.bot)
-            if identity in seen:
+            earlier = seen.get(identity)
+            if earlier not in (None, Admission.HANDLE):
                 decisions.append(Admission.DUPLICATE)
                 continue
-            seen.add(identity)
             if arrival.room and arrival.mailbox in free:
                 free.discard(arrival.mailbox)
                 decisions.append(
                     Admission.HANDLE_STORED if arrival.store_first else Admission.HANDLE
                 )
             else:
+                # So is the copy of one that is handled without being stored: both are acknowledged.
                 decisions.append(Admission.STORED)
+            seen[identity] = decisions[-1]
             if decisions[-1] is not Admission.HANDLE:
                 update.payload = msgspec.Raw(msgspec.json.encode(arrival.update))
                 pending.append(update)
@@ -244,8 +259,8 @@ class DatabaseMailbox:
             key=_session_key,
         )
         _reject_rivals(updates, saves)
-        go_on = [LeaseRow(each.mailbox, each.token) for _, each in entries if each.go_on]
-        stop = [LeaseRow(each.mailbox, each.token) for _, each in entries if not each.go_on]
+        go_on = _held((each.mailbox, each.token) for _, each in entries if each.go_on)
+        stop = _held((each.mailbox, each.token) for _, each in entries if not each.go_on)
         with statements.together():
             statements.begin(durable=True)
             locked = statements.lock(_leases(entry.mailbox for _, entry in entries))
@@ -258,20 +273,26 @@ class DatabaseMailbox:
         return _waiting(statements.next([lease for lease in go_on if lease.key not in idle]))
 
     def _renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
-        rows = [LeaseRow(key, token) for key, token in sorted(leases)]
+        rows = _held(leases)
         with self.statements.together():
             self.statements.begin(durable=False)
             self.statements.lock(rows)
             renewed = self.statements.renew(rows, settings.LEASE)
         return {key for (key,) in renewed}
 
-    def _recover(self, limit: int, token: str) -> list[Waiting]:
+    def _abandoned(self, limit: int) -> list[str]:
+        with self.statements.together():
+            self.statements.begin(durable=False)
+            found = self.statements.abandoned(limit)
+        return [key for (key,) in found]
+
+    def _recover(self, mailboxes: Sequence[str], token: str) -> list[Waiting]:
         statements = self.statements
-        statements.begin(durable=False)
-        leases = [
-            LeaseRow(key, token) for key in sorted(key for (key,) in statements.abandoned(limit))
-        ]
-        taken = {key for (key,) in statements.take(leases, settings.LEASE)}
+        leases = [LeaseRow(key, token) for key in sorted(mailboxes)]
+        with statements.together():
+            statements.begin(durable=False)
+            rows = statements.take(leases, settings.LEASE)
+        taken = {key for (key,) in rows}
         held = [lease for lease in leases if lease.key in taken]
         waiting = _waiting(statements.next(held))
         busy = {each.mailbox for each in waiting}
@@ -312,6 +333,10 @@ def _leases(mailboxes: Iterable[str]) -> list[LeaseRow]:
     return [LeaseRow(key) for key in sorted(set(mailboxes))]
 
 
+def _held(leases: Iterable[tuple[str, str]]) -> list[LeaseRow]:
+    return [LeaseRow(key, token) for key, token in sorted(set(leases))]
+
+
 def _pending(number: int, update: Update, mailbox: str, *, payload: bool = False) -> UpdateRow:
     row = UpdateRow(number, update.bot, update.id, update.type, mailbox, "pending")
     if payload:
@@ -324,7 +349,9 @@ def _finished(number: int, entry: Commit) -> UpdateRow:
     keep = entry.effect is not Effect.DONE
     row = _pending(number, entry.update, entry.mailbox, payload=keep)
     row.status = STATUS[entry.effect]
-    row.attempts, row.error, row.due_at = entry.attempts, entry.error, entry.due_at
+    # A traceback quotes whatever the handler had in hand, half an emoji included.
+    row.error = entry.error.encode(errors="replace").decode()
+    row.attempts, row.due_at = entry.attempts, _utc(entry.due_at)
     return row
 
 
@@ -359,7 +386,7 @@ def _messages(sent: Sent, session: int) -> list[MessageRow]:
             message.user.id if message.user else "",
             message.business,
             message.text if sent.keep_text else "",
-            message.date or clock.now(),
+            _utc(message.date) or clock.now(),
             sent.update.id,
             sent.ordinal,
         )
@@ -379,6 +406,10 @@ def _waiting(rows: Tuples) -> list[Waiting]:
         )
         for mailbox, token, payload, attempts, journal, due_at in rows
     ]
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC)
 
 
 def _aware(moment: datetime | str | None) -> datetime | None:

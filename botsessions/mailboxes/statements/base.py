@@ -125,8 +125,9 @@ class Statements:
         raise NotImplementedError
 
     def next(self, leases: Sequence[LeaseRow]) -> Tuples:
-        """Find the oldest pending update of each mailbox that is held with its token.
+        """Find the next pending update of each mailbox that is held with its token.
 
+        That is the one that failed and is tried again in its place, else the oldest:
         (key, token, payload, attempts, journal, due_at), payload and journal as JSON text.
         """
         raise NotImplementedError
@@ -169,7 +170,7 @@ class Statements:
 
     def connection_lost(self, error: Exception) -> bool:
         """Had the connection died, so that a new one may do?"""
-        return not self.connection.is_usable()
+        return self.connection.connection is None or not self.connection.is_usable()
 
 
 def statements_for(connection: BaseDatabaseWrapper) -> Statements:

@@ -71,7 +71,7 @@ FROM {{rows}}
 JOIN {LEASES} l ON l.key = r.key AND l.token = r.token
 JOIN {UPDATES} u ON u.id = (
     SELECT p.id FROM {UPDATES} p
-    WHERE p.mailbox = r.key AND p.status = 'pending' ORDER BY p.id LIMIT 1
+    WHERE p.mailbox = r.key AND p.status = 'pending' ORDER BY p.attempts DESC, p.id LIMIT 1
 )"""
 
 STORE = f"""
@@ -98,23 +98,29 @@ WHERE {UPDATES}.status = 'pending'
 RETURNING update_id, bot"""
 
 SESSION_KEY = 'bot, chat, "user", thread, qualifier'
+#: Whatever entry of a batch they belong to, sessions are touched in one order.
+SESSION_ORDER = 'r.bot, r.chat, r."user", r.thread, r.qualifier'
+SESSION_MATCH = """s.chat = r.chat AND s."user" = r."user" AND s.thread = r.thread
+    AND s.qualifier = r.qualifier AND s.bot = r.bot"""
 
 SELECT_SESSIONS = f"""
 SELECT r.number, s.id, s.version, s.is_open, {{json:s.data}} FROM {{rows}}
-JOIN {SESSIONS} s ON s.chat = r.chat AND s."user" = r."user" AND s.thread = r.thread
-    AND s.qualifier = r.qualifier AND s.bot = r.bot"""
+JOIN {SESSIONS} s ON {SESSION_MATCH}"""
 
 OPEN_SESSIONS = f"""
 INSERT INTO {SESSIONS} ({SESSION_KEY}, version, is_open, created_at, updated_at)
 SELECT r.bot, r.chat, r."user", r.thread, r.qualifier, 0, true, {{now}}, {{now}}
-FROM {{rows}} WHERE true ORDER BY r.number
+FROM {{rows}} WHERE true ORDER BY {SESSION_ORDER}
 ON CONFLICT (chat, "user", thread, qualifier, bot) DO UPDATE SET is_open = true
 RETURNING {SESSION_KEY}, id"""
 
 SAVE_SESSIONS = f"""
 INSERT INTO {SESSIONS} ({SESSION_KEY}, data, version, is_open, created_at, updated_at)
-SELECT r.bot, r.chat, r."user", r.thread, r.qualifier, r.data, r.version + 1, false, {{now}}, {{now}}
-FROM {{rows}} WHERE true ORDER BY r.number
+SELECT
+    r.bot, r.chat, r."user", r.thread, r.qualifier, r.data, r.version + 1, false, {{now}}, {{now}}
+FROM {{rows}}
+WHERE r.version = 0 OR EXISTS (SELECT 1 FROM {SESSIONS} s WHERE {SESSION_MATCH})
+ORDER BY {SESSION_ORDER}
 ON CONFLICT (chat, "user", thread, qualifier, bot) DO UPDATE
 SET data = excluded.data, version = excluded.version, updated_at = excluded.updated_at
 WHERE {SESSIONS}.version = excluded.version - 1
