@@ -1,18 +1,17 @@
-"""The settings of `BOTSESSIONS`, each with its one default;
-
-`docs/settings.md` has a row for each.
-"""
+"""The settings of `BOTSESSIONS`, each with its one default and a row in `docs/settings.md`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.conf import settings as django_settings
+from django.core.signals import setting_changed
 
 
 class Settings:
-    """Typed access to `settings.BOTSESSIONS`, read anew each time so that `override_settings`
-    works.
+    """Typed access to `settings.BOTSESSIONS`, over the defaults below.
+
+    It is read when the app is ready and whenever it changes, so that `override_settings` works.
     """
 
     #: The bots, by alias: PLATFORM, ROUTER, OPTIONS, KEY, STORE, ACK_AFTER.
@@ -45,13 +44,17 @@ class Settings:
     MAX_DEPTH: int = 64
     MAX_DATA_BYTES: int = 64 * 1024
 
+    #: The https address under which platforms reach this server, for `bots webhook set`.
+    WEBHOOK_URL: str = ""
     #: Serve the playground to everybody, not to staff alone.
     PLAYGROUND: bool = False
 
-    def __getattribute__(self, name: str) -> Any:
-        """Return the project's value where it has one, else the default above."""
-        configured = getattr(django_settings, "BOTSESSIONS", {})
-        return configured[name] if name in configured else super().__getattribute__(name)
+    def read(self, **changed: Any) -> None:
+        """Take over what the project says; a receiver of Django's `setting_changed`."""
+        if changed.get("setting", "BOTSESSIONS") == "BOTSESSIONS":
+            vars(self).clear()
+            vars(self).update(getattr(django_settings, "BOTSESSIONS", {}))
 
 
 settings = Settings()
+setting_changed.connect(settings.read)

@@ -9,25 +9,37 @@ a journaled action returns that result and nothing goes out twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 
 from botsessions.keys import SessionKey
-from botsessions.mailboxes.base import Mailbox, Row, Save, Sent
-from botsessions.updates import Message, Update
+from botsessions.mailboxes.base import Mailbox, Save, Sent
+from botsessions.updates import Message
 
 if TYPE_CHECKING:
-    from botsessions.bots import Bot
+    from botsessions.delivery import Delivery
     from botsessions.session import Session
 
 R = TypeVar("R")
-Ask = Callable[[Callable[[Mailbox], Any]], Awaitable[Any]]
-Record = Callable[[Sent], Awaitable[None]]
+
+
+class Engine(Protocol):
+    """What a context needs of the engine that made it."""
+
+    #: Where `def` handlers run; None for the thread of the database.
+    threads: ThreadPoolExecutor | None
+
+    async def record(self, delivery: Delivery, sent: Sent) -> None:
+        """Journal what a handler sent; returns when the database has it."""
+
+    async def ask(self, question: Callable[[Mailbox], R]) -> R:
+        """Ask the mailbox something, in the database thread."""
+
 
 #: The context of the handler that is running, for verbs that are not given one.
 current: ContextVar[Context | None] = ContextVar("botsessions_context", default=None)
@@ -69,28 +81,14 @@ class Action(Generic[R]):
 class Context:
     """What the handlers of one update share."""
 
-    def __init__(
-        self,
-        bot: Bot,
-        update: Update,
-        rows: Mapping[SessionKey, Row | None],
-        journal: Sequence[Mapping[str, Any]] = (),
-        mailbox: str = "",
-        record: Record | None = None,
-        ask: Ask | None = None,
-        check_lease: Callable[[], None] = lambda: None,
-        threads: ThreadPoolExecutor | None = None,
-    ) -> None:
-        self.bot = bot
-        self.update = update
-        self.rows = rows
+    def __init__(self, delivery: Delivery, engine: Engine) -> None:
+        self.bot = delivery.bot
+        self.update = delivery.update
+        self.key = delivery.key
+        self.rows = delivery.rows
         self.sessions: dict[SessionKey, Session[Any]] = {}
-        self._mailbox = mailbox
-        self._journal = {entry["ordinal"]: entry["result"] for entry in journal}
-        self._record = record
-        self.ask = ask
-        self._check_lease = check_lease
-        self._threads = threads
+        self.engine = engine
+        self._delivery = delivery
         self._queue: list[Action[Any]] = []
         self._ordinals = 0
         self._turn: asyncio.Lock | None = None
@@ -135,7 +133,7 @@ class Context:
 
         without threads of the engine's own, in that of the database.
         """
-        if self._threads is None:
+        if self.engine.threads is None:
             return await sync_to_async(function, thread_sensitive=True)(*args, **kwargs)
 
         def call(*args: Any, **kwargs: Any) -> R:
@@ -146,27 +144,28 @@ class Context:
             finally:
                 close_old_connections()
 
-        return await sync_to_async(call, thread_sensitive=False, executor=self._threads)(
+        return await sync_to_async(call, thread_sensitive=False, executor=self.engine.threads)(
             *args, **kwargs
         )
 
     async def _perform(self, action: Action[Any]) -> None:
-        if action.ordinal in self._journal:
-            action.result = self._journal[action.ordinal]
+        delivery = self._delivery
+        if action.ordinal in delivery.journal:
+            action.result = delivery.journal[action.ordinal]
             action.done = True
             return
-        self._check_lease()
+        delivery.lease.check()
         action.result = await action.perform()
         action.done = True
-        if self._record is not None:
-            await self._record(
-                Sent(
-                    self.update,
-                    self._mailbox,
-                    action.ordinal,
-                    action.result,
-                    action.session,
-                    action.messages(action.result) if action.session is not None else (),
-                    self.bot.store_text,
-                )
-            )
+        await self.engine.record(
+            delivery,
+            Sent(
+                self.update,
+                delivery.mailbox,
+                action.ordinal,
+                action.result,
+                action.session,
+                action.messages(action.result) if action.session is not None else (),
+                self.bot.store_text,
+            ),
+        )

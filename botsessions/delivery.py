@@ -57,6 +57,7 @@ class Delivery:
         "bot",
         "conflicts",
         "journal",
+        "key",
         "keys",
         "lease",
         "losses",
@@ -82,21 +83,20 @@ class Delivery:
         self.conflicts = 0
         self.losses = 0
         self.storing = False
-        self.journal: list[dict[str, Any]] = []
+        #: The results of what its handler sent before, by ordinal.
+        self.journal: dict[int, Any] = {}
         self.rows: dict[SessionKey, Row | None] = {}
         self.task: asyncio.Task[None] | None = None
         self.trouble: Exception | None = None
         self.since = 0.0
         self.routes: list[Route] = []
         self.keys: list[SessionKey] = []
-        key = None
+        self.key: SessionKey | None = None
         try:
-            self.routes, key, self.keys = self.bot.session_keys(update)
-        except (
-            Exception
-        ) as error:  # a key strategy or filter of the project's; it fails like a handler
+            self.routes, self.key, self.keys = self.bot.session_keys(update)
+        except Exception as error:  # of the project's filter or key strategy: fails like a handler
             self.trouble = error
-        self.mailbox = mailbox_of(update, key)
+        self.mailbox = mailbox_of(update, self.key)
 
     @classmethod
     def of(cls, waiting: Waiting, lease: Lease) -> Delivery:
@@ -108,7 +108,7 @@ class Delivery:
         delivery.mailbox = waiting.mailbox
         delivery.lease = lease
         delivery.attempts = waiting.attempts
-        delivery.journal = waiting.journal
+        delivery.journal = {each["ordinal"]: each["result"] for each in waiting.journal}
         return delivery
 
     def acknowledge(self, error: Exception | None = None) -> None:

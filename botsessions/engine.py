@@ -19,14 +19,14 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 
 from botsessions import clock
@@ -63,7 +63,7 @@ COMEBACK = 0.5
 SLOW_TICK = 0.1
 
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class Engine:
@@ -95,12 +95,9 @@ class Engine:
         self._slow_timer: asyncio.TimerHandle | None = None
         self._renewal: asyncio.TimerHandle | None = None
         self._upkeep: asyncio.Task[None] | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self.threads: ThreadPoolExecutor | None = None
         self._stopping = False
         self._overflowed = False
-        self._in_database = sync_to_async(
-            lambda turn, token, room: turn.work(self.mailbox, token, room), thread_sensitive=True
-        )
         self._settle: dict[str, Callable[[Any, Any, float], None]] = {
             "commits": self._committed,
             "records": self._answered,
@@ -132,7 +129,7 @@ class Engine:
         """Begin to look for what crashed processes left behind, and go on until `stop`."""
         if not self.is_started:
             self.is_started = self.is_lasting = True
-            self._threads = ThreadPoolExecutor(settings.HANDLER_THREADS, "botsessions")
+            self.threads = ThreadPoolExecutor(settings.HANDLER_THREADS, "botsessions")
             self._upkeep = self._spawn(self._keep_recovering())
 
     async def stop(self, timeout: float | None = None) -> None:
@@ -161,8 +158,8 @@ class Engine:
         last = time.monotonic() + 2
         while self._is_busy() and time.monotonic() < last:
             await asyncio.sleep(0.01)
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.threads is not None:
+            self.threads.shutdown(wait=False, cancel_futures=True)
         for running in (self._renewal, self._slow_timer):
             if running is not None:
                 running.cancel()
@@ -180,9 +177,16 @@ class Engine:
         self._wake()
         return await found
 
-    async def ask(self, question: Callable[[Mailbox], Answer]) -> Answer:
+    def _in_database(self, work: Callable[[], Result]) -> Awaitable[Result]:
+        """Run it in the process's one database thread."""
+        if self.is_started:
+            # What `sync_to_async` comes to where no request and no test is around.
+            return self._loop.run_in_executor(SyncToAsync.single_thread_executor, work)
+        return sync_to_async(work, thread_sensitive=True)()
+
+    async def ask(self, question: Callable[[Mailbox], Result]) -> Result:
         """Ask the mailbox something, in the database thread, and return its answer."""
-        answer: asyncio.Future[Answer] = self._loop.create_future()
+        answer: asyncio.Future[Result] = self._loop.create_future()
         self._turn.asks.append((question, answer))
         self._wake()
         return await answer
@@ -222,7 +226,7 @@ class Engine:
                 until = time.monotonic() + settings.LEASE
                 room = 0 if self._stopping else self._room - len(self._handling)
                 try:
-                    answers = await self._in_database(turn, token, room)
+                    answers = await self._in_database(partial(turn.work, self.mailbox, token, room))
                 except BaseException:  # the event loop ends
                     turn.abandon(Unavailable("This process is stopping."))
                     raise
@@ -401,17 +405,7 @@ class Engine:
 
     async def _handle(self, delivery: Delivery) -> None:
         """Run an update's handler and hand over what it did to be committed."""
-        context = Context(
-            delivery.bot,
-            delivery.update,
-            delivery.rows,
-            delivery.journal,
-            delivery.mailbox,
-            partial(self._record, delivery),
-            self.ask,
-            delivery.lease.check,
-            self._threads,
-        )
+        context = Context(delivery, self)
         current.set(context)
         commit: Commit | None = None
         try:
@@ -435,7 +429,7 @@ class Engine:
             self._give_back(delivery.lease)
             self._lost(delivery)
 
-    async def _record(self, delivery: Delivery, sent: Sent) -> None:
+    async def record(self, delivery: Delivery, sent: Sent) -> None:
         """Journal what a handler sent, at once; where the database is away, once it is back."""
         self._reach("sent", delivery)
         while True:
@@ -448,7 +442,7 @@ class Engine:
             except Unavailable:
                 await asyncio.sleep(COMEBACK)
                 delivery.lease.check()
-        delivery.journal.append({"ordinal": sent.ordinal, "result": sent.result})
+        delivery.journal[sent.ordinal] = sent.result
         self._reach("stored", delivery)
         if self.is_lasting:
             delivery.acknowledge()

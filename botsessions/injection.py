@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from django.core.exceptions import ImproperlyConfigured
@@ -63,30 +63,27 @@ class Plan:
         self._providers = tuple(provider for _, provider in self.parameters if provider)
         self._given = any(provider is None for _, provider in self.parameters)
 
-    async def call(self, context: Context, **given: Any) -> Any:
-        """Call the function with what it declares, and with `given` by name.
+    def call(self, context: Context, **given: Any) -> Awaitable[Any]:
+        """Call the function with what it declares, and with `given` by name."""
+        if self.prepares or self._given or not self.is_async:
+            return self._call(context, given)
+        call: Awaitable[Any] = self.function(*[provide(context) for provide in self._providers])
+        return call
 
-        A `def` function runs in a thread.
-        """
-        if self.prepares:
-            for spec in self.sessions:
-                session = find_session(context, spec, self.name)
-                if session is not None:
-                    await session.prepare()
-        if self._given:
-            arguments = {
-                name: given.get(name) if provider is None else provider(context)
-                for name, provider in self.parameters
-            }
-            return await self._run(context, (), arguments)
-        return await self._run(context, [provider(context) for provider in self._providers], {})
-
-    async def _run(self, context: Context, values: Sequence[Any], arguments: dict[str, Any]) -> Any:
+    async def _call(self, context: Context, given: dict[str, Any]) -> Any:
+        for spec in self.sessions if self.prepares else ():
+            session = find_session(context, spec, self.name)
+            if session is not None:
+                await session.prepare()
+        arguments = {
+            name: given.get(name) if provide is None else provide(context)
+            for name, provide in self.parameters
+        }
         if self.is_async:
-            return await self.function(*values, **arguments)
+            return await self.function(**arguments)
         if self.threaded:
-            return await context.in_thread(self.function, *values, **arguments)
-        return self.function(*values, **arguments)
+            return await context.in_thread(self.function, **arguments)
+        return self.function(**arguments)
 
     def _provider(self, name: str, annotation: Any) -> Provider:
         spec = session_spec(annotation)
@@ -146,7 +143,7 @@ def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[A
             f"{handler} requires a session, but bot '{bot.alias}' has STORE: None. "
             "Give it a store, or declare the parameter as Session | None."
         )
-    base = bot.key_of(update)
+    base = context.key
     if base is None:
         if spec.optional:
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import quote
 
 import msgspec
 
@@ -11,6 +10,8 @@ from botsessions.updates import Update
 
 #: The longest parts that the database keeps, in characters.
 LONGEST = {"bot": 64, "chat": 160, "user": 64, "thread": 64, "qualifier": 64}
+
+PARTS = len(LONGEST)
 
 
 class SessionKey(msgspec.Struct, frozen=True, order=True, gc=False, omit_defaults=True):
@@ -27,10 +28,11 @@ class SessionKey(msgspec.Struct, frozen=True, order=True, gc=False, omit_default
 
     def __str__(self) -> str:
         """The key as one readable string, in which no two different keys agree."""
-        parts = (self.bot, self.chat, self.user, self.thread, self.qualifier)
-        return ":".join(
-            part if part.isalnum() else quote(part, safe="-/@") for part in parts
-        ).rstrip(":")
+        text = f"{self.bot}:{self.chat}:{self.user}:{self.thread}:{self.qualifier}"
+        if "%" in text or text.count(":") != PARTS - 1:
+            parts = (self.bot, self.chat, self.user, self.thread, self.qualifier)
+            text = ":".join(part.replace("%", "%25").replace(":", "%3A") for part in parts)
+        return text.rstrip(":")
 
     def check(self) -> None:
         """Raise `ValueError` where a part is no string, or longer than the database keeps."""

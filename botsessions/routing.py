@@ -61,7 +61,10 @@ class Route:
         where it raises, the first error handler that fits may recover.
         """
         try:
-            await self._call(context, 0)
+            if self.middleware:
+                await self._call(context, 0)
+            else:
+                await self.handler.call(context)
             await context.flush()
         except Exception as error:
             for kinds, plan in self.errors:

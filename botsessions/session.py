@@ -15,7 +15,7 @@ from botsessions.conf import settings
 from botsessions.context import Action
 from botsessions.exceptions import InvalidSessionData, PlatformError
 from botsessions.keys import SessionKey
-from botsessions.mailboxes.base import Row, Save, Tracked
+from botsessions.mailboxes.base import Row, Save
 
 if TYPE_CHECKING:
     from botsessions.context import Context
@@ -199,10 +199,8 @@ class Session(Generic[T]):
         return True
 
     async def _clear(self) -> int:
-        platform, ask = self._context.bot.platform, self._context.ask
-        if ask is None:
-            raise RuntimeError("A session is cleared by the handler of an update.")
-        messages: list[Tracked] = await ask(lambda mailbox: mailbox.tracked(self.key))
+        platform, engine = self._context.bot.platform, self._context.engine
+        messages = await engine.ask(lambda mailbox: mailbox.tracked(self.key))
         places: dict[tuple[str, str], list[str]] = {}
         for message in messages:
             if message.message_id:
@@ -214,7 +212,7 @@ class Session(Generic[T]):
                     await platform.delete_messages(chat, batch, business)
                 except PlatformError as error:
                     log.warning("%d messages of %s were not deleted: %s", len(batch), self, error)
-        await ask(lambda mailbox: mailbox.forget(messages))
+        await engine.ask(lambda mailbox: mailbox.forget(messages))
         return len(messages)
 
     def _start(self) -> Any:

@@ -1,7 +1,7 @@
-"""What a new platform is tested with: suites that say what the rest of the app relies on.
+"""Suites for a new platform or mailbox: they say what the rest of the app relies on.
 
 A suite is a class of test methods, for pytest and for unittest; inherit it and say how to reach
-your own. A bug found in one platform becomes a case for all.
+your own. A bug found in one backend becomes a case for all.
 """
 
 # ruff: noqa: S101 - asserting is what tests do
@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from botsessions.exceptions import MalformedBody, PlatformError, Unauthorized
+from botsessions.mailboxes.contract import MailboxContract as MailboxContract
+from botsessions.mailboxes.contract import MailboxRaceContract as MailboxRaceContract
 from botsessions.platforms.base import Deletion, Platform
 from botsessions.updates import Message, Update
 

@@ -186,7 +186,7 @@ class DatabaseMailbox:
             if earlier not in (None, Admission.HANDLE):
                 decisions.append(Admission.DUPLICATE)
                 continue
-            if arrival.room and arrival.mailbox in free:
+            if earlier is None and arrival.room and arrival.mailbox in free:
                 free.discard(arrival.mailbox)
                 decisions.append(
                     Admission.HANDLE_STORED if arrival.store_first else Admission.HANDLE

@@ -7,6 +7,7 @@ can takes several statements in one round trip; they are read after the block.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
@@ -17,6 +18,14 @@ from django.db import DatabaseError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 Tuples = Iterable[tuple[Any, ...]]
+
+#: A NUL as JSON writes it, after the escaped backslashes that belong to other text.
+NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def without_nul(encoded: bytes) -> bytes:
+    """Replace NUL characters in JSON, which databases do not store, as U+FFFD."""
+    return NUL.sub(rb"\1\\ufffd", encoded) if b"\\u0000" in encoded else encoded
 
 
 class LeaseRow(msgspec.Struct, gc=False):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
+from hashlib import blake2s
 from typing import Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
@@ -115,11 +116,14 @@ class PostgreSQLStatements(SqlStatements):
         self._send(gathered)
 
     def begin(self, *, durable: bool) -> None:
+        if self._begun is None:
+            return  # they would last until the end of somebody else's transaction
         for each in SETTINGS if durable else RELAXED:
             self._take(each)
 
     def make_durable(self) -> None:
-        self._take("SET LOCAL synchronous_commit TO DEFAULT")
+        if self._begun is not None:
+            self._take("SET LOCAL synchronous_commit TO DEFAULT")
 
     def table(self, row: type[msgspec.Struct]) -> str:
         return f"json_to_recordset(%(rows)s) AS r({_columns(row)})"
@@ -152,7 +156,8 @@ class PostgreSQLStatements(SqlStatements):
         text = "; ".join(text for text, _ in statements)
         begins = self._begun is False
         if begins:
-            text = f"BEGIN; {text}"
+            # Each statement sees what was committed while it, or one before it, waited for a lock.
+            text = f"BEGIN ISOLATION LEVEL READ COMMITTED; {text}"
             self._begun = True
         cursor = self._query(text, [value for _, each in statements for value in each.parameters])
         if begins:
@@ -173,7 +178,9 @@ class PostgreSQLStatements(SqlStatements):
         prepared = _prepared.setdefault(self._raw, {})
         call = prepared.get(sql)
         if call is None:
-            name = f"botsessions_{len(prepared)}"
+            # Named by its text: behind a pooler that mixes connections an unknown name fails, where
+            # a number could call another statement.
+            name = f"botsessions_{blake2s(sql.encode(), digest_size=8).hexdigest()}"
             places = {each: f"${number}" for number, each in enumerate(parameters, 1)}
             types = ", ".join(PARAMETERS[each] for each in parameters)
             self._query(f"PREPARE {name} ({types}) AS {sql % places}")

@@ -22,6 +22,7 @@ from botsessions.mailboxes.statements.base import (
     Statements,
     Tuples,
     UpdateRow,
+    without_nul,
 )
 
 LEASES = "botsessions_mailboxlease"
@@ -137,10 +138,6 @@ SELECT
 FROM {{rows}} WHERE true
 ON CONFLICT (session_id, chat, message_id) WHERE NOT (message_id = '') DO NOTHING"""
 
-#: A NUL as JSON writes it, which no database stores. An even number of backslashes before it belongs to other text.
-NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-
-
 PLACE = re.compile(r"\{(\w+)(?::([\w.]+))?\}")
 
 
@@ -225,9 +222,7 @@ class SqlStatements(Statements):
     ) -> Tuples:
         if not rows:
             return ()
-        encoded = msgspec.json.encode(rows)
-        if b"\\u0000" in encoded:
-            encoded = NUL.sub(rb"\1\\ufffd", encoded)
+        encoded = without_nul(msgspec.json.encode(rows))
         parameters: dict[str, Any] = {"rows": encoded.decode()}
         if seconds is not None:
             parameters["seconds"] = seconds

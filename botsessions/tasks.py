@@ -1,0 +1,16 @@
+"""The Celery tasks: each calls its function in `operations` and has no result.
+
+A task is a hint. What is due stands in the tables, so one that is lost or runs twice does no harm.
+"""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from botsessions import operations
+
+
+@shared_task(name="botsessions.recover", ignore_result=True)
+def recover() -> None:
+    """Handle what crashed processes left behind; for Celery beat, every few seconds."""
+    operations.recover()

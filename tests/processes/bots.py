@@ -1,0 +1,77 @@
+"""The handlers of the servers under test. Each counts its update in the session, once it is through."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from botsessions import Router, Session, Update
+from tests.processes.notes import first_time, note_run
+
+
+@dataclass
+class Work:
+    count: int = 0
+    order: list[str] = field(default_factory=list)
+
+
+router = Router()
+
+
+@router.middleware
+async def note(update: Update, call_next: Callable[[], Awaitable[None]]) -> None:
+    note_run(update.id)
+    await call_next()
+
+
+def seconds(update: Update) -> float:
+    return float(update.arguments.split()[0])
+
+
+@router.command("count")
+async def count(session: Session[Work]) -> None:
+    session.data.count += 1
+
+
+@router.command("append")
+async def append(update: Update, session: Session[Work]) -> None:
+    session.data.count += 1
+    session.data.order.append(update.id)
+
+
+@router.command("slow")
+async def slow(update: Update, session: Session[Work]) -> None:
+    """Take the given seconds."""
+    await asyncio.sleep(seconds(update))
+    session.data.count += 1
+
+
+@router.command("hang")
+async def hang(update: Update, session: Session[Work]) -> None:
+    """Take the given seconds, the first time."""
+    if first_time(f"hung-{update.id}"):
+        await asyncio.sleep(seconds(update))
+    session.data.count += 1
+
+
+@router.command("block")
+def block(update: Update, session: Session[Work]) -> None:
+    """Take the given seconds of a thread, the first time."""
+    if first_time(f"hung-{update.id}"):
+        time.sleep(seconds(update))
+    session.data.count += 1
+
+
+@router.command("send")
+async def send(update: Update, session: Session[Work]) -> None:
+    session.data.count += 1
+    await session.send(update.id)
+
+
+@router.command("fail")
+async def fail(update: Update, session: Session[Work]) -> None:
+    """Say that it begins, and fail."""
+    session.data.count += 1
+    await session.send(update.id)
+    await session.send(f"{update.id} goes on")
+    raise RuntimeError("This handler fails.")

@@ -1,0 +1,5 @@
+"""The webhooks alone."""
+
+from django.urls import include, path
+
+urlpatterns = [path("webhooks/", include("botsessions.urls"))]

@@ -1,0 +1,232 @@
+"""The admin: everything can be seen, nothing changed, and the size of a table costs nothing."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.db.models import Model
+from django.test import Client, override_settings
+from django.urls import reverse
+from pytest_django import DjangoAssertNumQueries
+
+from botsessions import Router
+from botsessions.admin import MAX_COUNT, BoundedPaginator
+from botsessions.models import BotSession, BotUpdate, MailboxLease, TrackedMessage
+from tests.kit import configured
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+MODELS = (BotSession, TrackedMessage, BotUpdate, MailboxLease)
+NAMES = [model._meta.model_name for model in MODELS]
+#: The request's session and user, two counts of what a list shows, and its rows.
+QUERIES = 5
+MANY = 100_000
+
+router = Router()
+
+
+@pytest.fixture(autouse=True)
+def bots() -> Any:
+    with override_settings(BOTSESSIONS=configured(router)):
+        yield
+
+
+@pytest.fixture
+def rows() -> dict[str, Model]:
+    """One row of each model, by the model's name."""
+    session = BotSession.objects.create(
+        bot="demo", chat="c1", user="ann", data={"deep": {"count": 3}}, version=3, is_open=True,
+        created_at=NOW, updated_at=NOW,
+    )  # fmt: skip
+    message = TrackedMessage.objects.create(
+        session=session, chat="c1", message_id="m1", direction="outgoing", text="word " * 50,
+        sent_at=NOW, update_id="u1",
+    )  # fmt: skip
+    update = BotUpdate.objects.create(
+        bot="demo", update_id="u1", type="message", mailbox="demo:c1:ann", status="parked",
+        attempts=3, payload={"text": "<b>hi</b>"}, journal=[{"ordinal": 0}], received_at=NOW,
+        error="Traceback:\n    raise LookupError('<script>')",
+    )  # fmt: skip
+    lease = MailboxLease.objects.create(
+        key="demo:c1:ann", token="host-1", acquired_at=NOW, expires_at=NOW + timedelta(seconds=30)
+    )
+    return dict(zip(NAMES, (session, message, update, lease), strict=True))
+
+
+@pytest.fixture
+def operator() -> Client:
+    """A client with every permission there is."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("operator"))
+    return client
+
+
+def list_of(name: str) -> str:
+    return reverse(f"admin:botsessions_{name}_changelist")
+
+
+def page_of(row: Model) -> str:
+    return reverse(f"admin:botsessions_{row._meta.model_name}_change", args=[row.pk])
+
+
+def shown(client: Client, name: str, **parameters: str) -> list[Any]:
+    """Return the rows in a list."""
+    response = client.get(list_of(name), parameters)
+    assert response.status_code == 200, response
+    return list(response.context["cl"].result_list)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_listed_and_shown(name: str, rows: dict[str, Model], operator: Client) -> None:
+    assert shown(operator, name) == [rows[name]]
+    assert operator.get(page_of(rows[name])).status_code == 200
+    assert operator.get(reverse("admin:index")).status_code == 200
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nobody_changes_rows_here(name: str, rows: dict[str, Model], operator: Client) -> None:
+    row = rows[name]
+    delete = reverse(f"admin:botsessions_{name}_delete", args=[row.pk])
+    assert operator.get(reverse(f"admin:botsessions_{name}_add")).status_code == 403
+    assert operator.post(page_of(row), {"bot": "other"}).status_code == 403
+    assert operator.post(delete, {"post": "yes"}).status_code == 403
+    action = {"action": "delete_selected", "_selected_action": [row.pk], "post": "yes"}
+    operator.post(list_of(name), action)
+    assert type(row)._default_manager.get(pk=row.pk) == row
+    assert "delete" not in operator.get(list_of(name)).content.decode().lower()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_view_permission_is_what_it_takes(name: str, rows: dict[str, Model]) -> None:
+    user = User.objects.create(username="staff", is_staff=True)
+    client = Client()
+    client.force_login(user)
+    assert client.get(list_of(name)).status_code == 403
+    user.user_permissions.add(Permission.objects.get(codename=f"view_{name}"))
+    assert client.get(list_of(name)).status_code == 200
+    assert client.get(page_of(rows[name])).status_code == 200
+
+
+def test_data_and_traceback_are_readable_and_escaped(
+    rows: dict[str, Model], operator: Client
+) -> None:
+    update = operator.get(page_of(rows["botupdate"])).content.decode()
+    assert "Traceback:\n    raise LookupError(&#x27;&lt;script&gt;&#x27;)" in update
+    assert "<b>hi</b>" not in update
+    session = operator.get(page_of(rows["botsession"])).content.decode()
+    assert "&quot;count&quot;: 3" in session
+
+
+def test_parked_updates_are_found(rows: dict[str, Model], operator: Client) -> None:
+    for number, status in enumerate(("done", "pending")):
+        BotUpdate.objects.create(
+            bot="other", update_id=f"x{number}", type="message", mailbox="m", status=status,
+            received_at=NOW,
+        )  # fmt: skip
+    assert shown(operator, "botupdate", status__exact="parked") == [rows["botupdate"]]
+    assert len(shown(operator, "botupdate", bot="other")) == 2
+    assert len(shown(operator, "botupdate")) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("botsession", ("c1", "ann", "ann c1")),
+        ("trackedmessage", ("c1", "m1", "u1")),
+        ("botupdate", ("u1", "demo:c1:ann")),
+        ("mailboxlease", ("demo:c1:ann",)),
+    ],
+)
+def test_ids_are_searched(
+    name: str, words: tuple[str, ...], rows: dict[str, Model], operator: Client
+) -> None:
+    for each in words:
+        assert shown(operator, name, q=each) == [rows[name]], each
+    assert shown(operator, name, q="c") == []
+    assert shown(operator, name, q="\0") == []
+
+
+def test_messages_are_filtered_by_the_bot_of_their_session(
+    rows: dict[str, Model], operator: Client
+) -> None:
+    assert shown(operator, "trackedmessage", bot="demo") == [rows["trackedmessage"]]
+    assert shown(operator, "trackedmessage", bot="other") == []
+
+
+# Size
+
+#: A row of each table for each i of n.
+FILLED = {
+    "botsession": """
+        (bot, chat, "user", thread, qualifier, data, version, is_open, created_at, updated_at)
+        SELECT 'demo', 'c' || i, 'u' || i, '', '', '{"a": 1}', 1, i % 2 = 0, %(now)s, %(now)s
+        FROM n""",
+    "trackedmessage": """
+        (session_id, chat, message_id, direction, kind, is_service, "user", business, text, sent_at,
+         update_id, ordinal)
+        SELECT (SELECT min(id) FROM botsessions_botsession), 'c', 'm' || i, 'incoming', 'text',
+               false, 'ann', '', 'hello', %(now)s, '', 0
+        FROM n""",
+    "botupdate": """
+        (bot, update_id, type, mailbox, status, attempts, error, received_at)
+        SELECT 'demo', 'x' || i, 'message', 'demo:c' || i,
+               CASE WHEN i %% 1000 = 0 THEN 'parked' ELSE 'done' END, 1, '', %(now)s
+        FROM n""",
+    "mailboxlease": """
+        (key, token, acquired_at, expires_at)
+        SELECT 'demo:c' || i, 'host-1', %(now)s, %(now)s FROM n""",
+}
+
+
+def fill(name: str) -> None:
+    insert = f"INSERT INTO botsessions_{name} {FILLED[name]}".replace(" % 2", " %% 2")
+    numbers = f"SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < {MANY}"
+    with connection.cursor() as cursor:
+        cursor.execute(f"WITH RECURSIVE n(i) AS ({numbers}) {insert}", {"now": NOW})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_list_of_a_hundred_thousand_takes_few_queries(
+    name: str,
+    rows: dict[str, Model],
+    operator: Client,
+    django_assert_max_num_queries: DjangoAssertNumQueries,
+) -> None:
+    fill(name)
+    first = {"trackedmessage": {"direction__exact": "incoming"}, "botupdate": {"bot": "demo"}}
+    for parameters in ({}, first.get(name, {}), {"q": "c5"}, {"p": "200"}):
+        with django_assert_max_num_queries(QUERIES) as captured:
+            response = operator.get(list_of(name), parameters)
+        assert response.status_code == 200
+        assert f"{MANY}" not in response.content.decode()
+        counts = [query["sql"] for query in captured if "COUNT(" in query["sql"]]
+        assert all(f"LIMIT {MAX_COUNT}" in sql for sql in counts)
+    if name == "botupdate":
+        assert len(shown(operator, name, status__exact="parked")) == 50
+
+
+def test_list_leaves_long_columns_alone(
+    rows: dict[str, Model],
+    operator: Client,
+    django_assert_max_num_queries: DjangoAssertNumQueries,
+) -> None:
+    for name, columns in {
+        "botsession": ['"data"'],
+        "trackedmessage": ['"data"'],
+        "botupdate": ['"payload"', '"journal"', '"error"'],
+    }.items():
+        with django_assert_max_num_queries(QUERIES) as captured:
+            operator.get(list_of(name))
+        sql = " ".join(query["sql"] for query in captured)
+        assert not any(column in sql for column in columns), sql
+
+
+def test_paginator_counts_exactly_as_far_as_it_counts() -> None:
+    fill("mailboxlease")
+    everything = MailboxLease.objects.order_by("key")
+    assert BoundedPaginator(everything, 50).count == MAX_COUNT
+    assert BoundedPaginator(everything, 50).num_pages == MAX_COUNT // 50
+    assert BoundedPaginator(everything.filter(key__lt="demo:c10001"), 50).count == 3
