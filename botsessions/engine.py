@@ -85,7 +85,6 @@ class Engine:
         #: Does the loop outlive the requests it serves? If not, everything is handled before an
         #: answer.
         self.is_lasting = False
-        self._loop = asyncio.get_running_loop()
         self._tokens = count(1)
         self._turn = Turn()
         self._worker: asyncio.Task[None] | None = None
@@ -109,6 +108,11 @@ class Engine:
             "recovers": self._recovered,
         }
         self._room = settings.MAX_IN_FLIGHT
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop; not kept, so that it can go when nobody else keeps it."""
+        return asyncio.get_running_loop()
 
     # What others call
 
@@ -160,15 +164,21 @@ class Engine:
             await asyncio.sleep(0.01)
         if self.threads is not None:
             self.threads.shutdown(wait=False, cancel_futures=True)
-        for running in (self._renewal, self._slow_timer):
-            if running is not None:
-                running.cancel()
+        self._cancel_timers()
         self.is_started = False
 
     async def drain(self) -> None:
         """Wait until nothing is being handled or written any more."""
         while self._is_busy() or self._later:
             await asyncio.sleep(0.001)
+        self._cancel_timers()
+
+    def _cancel_timers(self) -> None:
+        """Nothing is held or handled: there is nothing to renew, and no reason to keep the loop."""
+        for timer in (self._renewal, self._slow_timer):
+            if timer is not None:
+                timer.cancel()
+        self._renewal = self._slow_timer = None
 
     async def recover(self) -> int:
         """Take up acknowledged updates that nobody works on, and return how many mailboxes."""

@@ -1,16 +1,19 @@
 """The engine in one process: duplicates, failures, acknowledgements, limits, stopping."""
 
 import asyncio
+import gc
+import weakref
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.test import override_settings
 
-from botsessions import Bot, Router, Session, Update, clock
+from botsessions import Bot, Router, Session, SessionKey, Update, clock
 from botsessions.engine import Engine, current_engine
-from botsessions.exceptions import Unavailable
-from botsessions.mailboxes.base import Commit, Effect, Save
+from botsessions.exceptions import Forbidden, Unavailable
+from botsessions.mailboxes.base import Arrival, Commit, Effect, Save
 from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.models import BotSession, BotUpdate, MailboxLease
 from tests.kit import configured, data, handle, keyless, message, running, status, texts
@@ -95,8 +98,6 @@ async def test_an_error_that_cannot_pass_is_parked_at_once() -> None:
 
     @router.message()
     async def blocked(bot: Bot) -> None:
-        from botsessions.exceptions import Forbidden
-
         tries.append(1)
         raise Forbidden("the user has blocked the bot", method="sendMessage", code=403)
 
@@ -127,8 +128,6 @@ async def test_a_filter_or_key_that_raises_fails_like_a_handler() -> None:
 
 
 async def test_a_key_that_cannot_be_kept_is_a_clear_error() -> None:
-    from botsessions import SessionKey
-
     cases: list[tuple[Any, str]] = [
         (lambda update: "text", "SessionKey('demo', ...)"),
         (lambda update: SessionKey("other", "1"), "SessionKey('demo', ...)"),
@@ -223,10 +222,6 @@ async def test_what_a_crashed_process_left_is_recovered_in_order() -> None:
         seen.append(update.text)
 
     with running(router):
-        from asgiref.sync import sync_to_async
-
-        from botsessions.mailboxes.base import Arrival
-
         crashed = DatabaseMailbox()
         arrivals = [
             Arrival(message(f"{number}"), "demo:ann:ann", store_first=True) for number in range(5)
@@ -442,3 +437,19 @@ async def test_settings_are_read_late() -> None:
     with running(counting):
         await handle(message())
         assert await data() == {"n": 2}
+
+
+def test_engines_go_with_their_event_loops() -> None:
+    """Under WSGI each request has a loop of its own."""
+    engines: list[weakref.ref[Engine]] = []
+
+    async def request() -> None:
+        await handle(message())
+        engines.append(weakref.ref(current_engine()))
+
+    with running(counting):
+        for _ in range(3):
+            async_to_sync(request)()
+    gc.collect()  # the loops
+    gc.collect()  # and what was kept for them
+    assert [engine() for engine in engines] == [None] * 3
