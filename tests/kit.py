@@ -53,7 +53,7 @@ def keyless(type: str = "inline_query", **changes: Any) -> Update:
 
 
 async def handle(*updates: Update) -> list[BaseException | None]:
-    """Submit updates at once, wait until everything has settled, and return how each was answered."""
+    """Submit updates at once, let everything settle, and return how each was answered."""
     engine = current_engine()
     engine.is_lasting = True  # retries are waited for, as in a server
     try:

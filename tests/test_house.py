@@ -34,7 +34,7 @@ def modules() -> list[Path]:
 
 def noun(module: str) -> str:
     """The part of a dotted path that stands in the table of layers; "" for the package itself."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def layer(name: str) -> int:

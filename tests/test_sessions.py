@@ -26,7 +26,7 @@ class Cart:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-async def test_initial_data_is_made_anew_for_each_session_and_only_where_nothing_is_stored() -> None:
+async def test_initial_data_is_made_anew_where_nothing_is_stored() -> None:
     """S14."""
     router, made = Router(), []
 
@@ -583,4 +583,3 @@ async def test_clear_deletes_the_messages_of_its_own_slice() -> None:
         assert texts() == ["kept", "kept", "farewell"]
         assert [row.text async for row in TrackedMessage.objects.all()] == ["kept", "kept"]
     assert counts == [2]
-

@@ -1,4 +1,4 @@
-"""Webhook requests through each door: the fast ASGI one, Django's view under ASGI and under WSGI."""
+"""Webhook requests through each door: the fast one, Django's view under ASGI and under WSGI."""
 
 import asyncio
 import json

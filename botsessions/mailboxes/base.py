@@ -1,7 +1,8 @@
 """The contract of a mailbox backend, and the values that pass between it and the engine.
 
-Every verb takes and returns lists, is synchronous, and is one transaction. Each may raise `Unavailable` (the database
-is away and nothing was done). `botsessions.testing.MailboxContract` is the suite for a backend.
+Every verb takes and returns lists, is synchronous, and is one transaction. Each may raise
+`Unavailable` (the database is away and nothing was done). `botsessions.testing.MailboxContract` and
+`MailboxRaceContract` are the suites for a backend.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Admission(Enum):
 
 
 class Admitted(msgspec.Struct):
-    """The answer of ADMIT: a decision and the sessions for each arrival, and older updates that come first."""
+    """The answer of ADMIT: what becomes of each arrival, and older updates that come first."""
 
     token: str
     decisions: list[Admission]
@@ -83,7 +84,10 @@ class Save(msgspec.Struct, gc=False):
 
 
 class Sent(msgspec.Struct, gc=False):
-    """A call that a handler made: entry `ordinal` of the update's journal, and the messages for the session's slice."""
+    """A call that a handler made.
+
+    It is entry `ordinal` of the update's journal; its messages are for the session's slice.
+    """
 
     update: Update
     mailbox: str
@@ -144,7 +148,10 @@ class Outcome(Enum):
 
 
 class Committed(msgspec.Struct):
-    """The answer of COMMIT: an outcome for each entry, and what is to be handled next in the mailboxes still held."""
+    """The answer of COMMIT: an outcome for each entry, and what to handle next.
+
+    The mailboxes of what is to be handled next are held still, the others are not.
+    """
 
     outcomes: list[Outcome]
     waiting: list[Waiting]
@@ -156,7 +163,8 @@ class Mailbox(Protocol):
     def admit(self, arrivals: Sequence[Arrival], token: str) -> Admitted:
         """Take the free mailboxes of these arrivals with `token`, and decide about each arrival.
 
-        The first new update of a free mailbox is to be handled, after what already waits there; others are stored.
+        The first new update of a free mailbox is to be handled; others, and those of a mailbox in
+        which older ones wait, are stored.
         """
 
     def load(self, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
@@ -166,10 +174,13 @@ class Mailbox(Protocol):
         """Store updates that are being handled as pending, so that they can be acknowledged."""
 
     def record(self, sent: Sequence[Sent]) -> None:
-        """Store the updates as pending, each with its journal entry, open the sessions and track the messages."""
+        """Store the updates as pending, each with its journal entry.
+
+        The sessions are opened, and the messages tracked in them.
+        """
 
     def commit(self, commits: Sequence[Commit]) -> Committed:
-        """Write what handlers did, each entry whole or not at all, and go on with their mailboxes."""
+        """Write what handlers did, each entry whole or not at all, and go on in their mailboxes."""
 
     def tracked(self, session: SessionKey) -> list[Tracked]:
         """Return the messages of a session's slice, in order."""

@@ -106,8 +106,8 @@ class MailboxCases:
 
 def update(id: str = "", **fields: Any) -> Update:
     """Return an update, by default a new one."""
-    fields = {"bot": "demo", "type": "message", "chat": Chat("ann")} | fields
-    return Update(id=id or f"new-{next(_ids)}", **fields)
+    defaults: dict[str, Any] = {"bot": "demo", "type": "message", "chat": Chat("ann")}
+    return Update(id=id or f"new-{next(_ids)}", **defaults | fields)
 
 
 def arrival(id: str = "", mailbox: str = "demo:ann", **fields: Any) -> Arrival:
@@ -129,8 +129,8 @@ def nothing(mailbox: str, token: str, *, go_on: bool = True) -> Commit:
 
 def failed(arrived: Arrival, effect: Effect = Effect.RETRY, **fields: Any) -> Commit:
     """Return the commit of an arrival whose handler raised."""
-    fields = {"token": "one", "attempts": 1, "error": "ValueError"} | fields
-    return Commit(arrived.mailbox, effect=effect, update=arrived.update, **fields)
+    defaults: dict[str, Any] = {"token": "one", "attempts": 1, "error": "ValueError"}
+    return Commit(arrived.mailbox, effect=effect, update=arrived.update, **defaults | fields)
 
 
 def save(key: SessionKey, value: Any, version: int = 0) -> Save:
@@ -857,17 +857,19 @@ class MailboxRaceContract(MailboxCases):
 
     def test_overlapping_batches_in_opposite_orders_lose_nothing(self) -> None:
         threads, rounds, boxes = 8, 4, 10
+        barrier = Barrier(threads)
 
         def work(thread: int) -> list[str]:
             handled = []
             for number in range(rounds):
+                barrier.wait(20)
                 order = [(thread * 3 + each) % 15 for each in range(boxes)]
                 arrivals = [arrival(f"{thread}-{number}-{each}", f"demo:{each}") for each in order]
                 if thread % 2:
                     arrivals.reverse()
-                handled += self._work_off(
-                    self.admit(*arrivals, token=f"{thread}-{number}"), arrivals
-                )
+                admitted = self.admit(*arrivals, token=f"{thread}-{number}")
+                pause()
+                handled += self._work_off(admitted, arrivals)
             return handled
 
         parts = at_once(*(partial(work, thread) for thread in range(threads)))
@@ -904,20 +906,19 @@ class MailboxRaceContract(MailboxCases):
             answers = []
             for each in firsts:
                 barrier.wait(20)
+                pause()
                 answers.append(self.commit(done(each)))
             return answers
 
         def add() -> list[Admitted]:
             answers = []
-            jitter = random.Random(1)
             for number, each in enumerate(seconds):
                 barrier.wait(20)
-                time.sleep(jitter.random() * 0.001)
+                pause()
                 answers.append(self.admit(each, token=f"two{number}"))
             return answers
 
         committed, admitted = at_once(hold, add)
-        stored = 0
         for number in range(rounds):
             (decision,) = admitted[number].decisions
             assert committed[number].outcomes == [Outcome.COMMITTED]
@@ -925,7 +926,6 @@ class MailboxRaceContract(MailboxCases):
             if decision is HANDLE:
                 assert committed[number].waiting == []
             else:
-                stored += 1
                 assert decision is STORED
                 assert names(committed[number].waiting) == [f"second{number}"]
         assert self.mailbox.recover(rounds, "after") == []
@@ -990,6 +990,11 @@ class MailboxRaceContract(MailboxCases):
             )
             assert committed == Committed([Outcome.COMMITTED] * 5, [])
             assert renewed in (set(), {each.mailbox for each in arrivals})
+
+
+def pause() -> None:
+    """Wait for up to 3 ms, so that what runs at once meets in ever new ways."""
+    time.sleep(random.random() * 0.003)
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:

@@ -2,14 +2,17 @@
 
 What makes it safe:
 
-* Leases come before update rows. Whoever stores an update has first touched its mailbox's lease row, taking it or (where
-  it is another's) locking it, so the ids of one mailbox become visible in order, and a holder, who locks the row before
-  he looks for what waits, strands nothing.
-* A commit is written optimistically, all entries in one go, and counted: an entry whose lease, update or session was not
-  as expected is rejected, the transaction is rolled back and the others are written again without it.
-* Every statement touches its rows in key order, and a deadlock or serialization failure runs the transaction again.
+* Leases come before update rows. Whoever stores an update has first touched its mailbox's lease
+  row, taking it or (where it is another's) locking it, so the ids of one mailbox become visible in
+  order, and a holder, who locks the row before he looks for what waits, strands nothing.
+* A commit is written optimistically, all entries in one go, and counted: an entry whose lease,
+  update or session was not as expected is rejected, the transaction is rolled back and the others
+  are written again without it.
+* Every statement touches its rows in key order, and a deadlock or serialization failure runs the
+  transaction again.
 
-The statements themselves are in `statements`: plain SQL for PostgreSQL and SQLite, the ORM for every other database.
+The statements themselves are in `statements`: plain SQL for PostgreSQL and SQLite, the ORM for
+every other database.
 """
 
 from __future__ import annotations
@@ -233,9 +236,8 @@ class DatabaseMailbox:
             row = updates.get(identity)
             if row is None:
                 row = _pending(len(updates), each.update, each.mailbox, payload=True)
-                row.journal = []
                 updates[identity] = row
-            row.journal.append({"ordinal": each.ordinal, "result": each.result})  # type: ignore[union-attr]
+            row.journal = [*(row.journal or ()), {"ordinal": each.ordinal, "result": each.result}]
         opened = _rows(sorted({each.session for each in sent if each.session is not None}))
         with statements.together():
             statements.begin(durable=True)
@@ -252,7 +254,9 @@ class DatabaseMailbox:
             return []
         statements, now = self.statements, clock.now()
         updates = [
-            _finished(number, entry) for number, entry in entries if entry.update is not None
+            _finished(number, entry, entry.update)
+            for number, entry in entries
+            if entry.update is not None
         ]
         saves = sorted(
             (_save(number, save) for number, entry in entries for save in entry.saves),
@@ -300,11 +304,16 @@ class DatabaseMailbox:
         return waiting
 
     def _transaction(self, work: Callable[[], Result]) -> Result:
-        """Run it in one transaction: again after a deadlock, once more where the connection had died."""
+        """Run it in one transaction: again after a deadlock, once more on a new connection.
+
+        A verb that is called in somebody's transaction is a savepoint of it, and raises what the
+        database raises: only who began the transaction can begin it again.
+        """
         connection = connections[self.using]
         nested = connection.in_atomic_block
         attempts, healed = TRANSACTION_ATTEMPTS, False
         while True:
+            used = connection.connection
             try:
                 with self.statements.atomic():
                     return work()
@@ -318,7 +327,8 @@ class DatabaseMailbox:
                     raise Unavailable(f"The database is too busy: {error}") from error
                 if not isinstance(error, OperationalError | InterfaceError):
                     raise
-                lost = self.statements.connection_lost(error)
+                # Django replaces a connection that fails to roll back.
+                lost = connection.connection is not used or self.statements.connection_lost(error)
                 connection.close()
                 if healed or not lost:
                     raise Unavailable(f"The database is away: {error}") from error
@@ -344,10 +354,9 @@ def _pending(number: int, update: Update, mailbox: str, *, payload: bool = False
     return row
 
 
-def _finished(number: int, entry: Commit) -> UpdateRow:
-    assert entry.update is not None
+def _finished(number: int, entry: Commit, update: Update) -> UpdateRow:
     keep = entry.effect is not Effect.DONE
-    row = _pending(number, entry.update, entry.mailbox, payload=keep)
+    row = _pending(number, update, entry.mailbox, payload=keep)
     row.status = STATUS[entry.effect]
     # A traceback quotes whatever the handler had in hand, half an emoji included.
     row.error = entry.error.encode(errors="replace").decode()
@@ -429,7 +438,10 @@ def _spread(stored: Tuples, keys: Sequence[Sequence[SessionKey]]) -> list[list[R
 
 
 def _reject_rivals(updates: Sequence[UpdateRow], saves: Sequence[SessionRow]) -> None:
-    """Of entries that would write the same row let the first go on: a statement can write a row but once."""
+    """Of entries that would write the same row let the first go on.
+
+    A statement can write a row but once.
+    """
     seen: set[tuple[str, ...]] = set()
     rivals: dict[int, Outcome] = {}
     for number, key in [

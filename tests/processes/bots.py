@@ -1,4 +1,4 @@
-"""The handlers of the servers under test. Each counts its update in the session, once it is through."""
+"""The handlers of the servers under test: each counts its update in the session."""
 
 import asyncio
 import time
@@ -37,6 +37,15 @@ async def count(session: Session[Work]) -> None:
 async def append(update: Update, session: Session[Work]) -> None:
     session.data.count += 1
     session.data.order.append(update.id)
+
+
+@router.command("say")
+async def say(update: Update, session: Session[Work]) -> None:
+    """Append, and send twice: at once, and when the handler returns."""
+    session.data.count += 1
+    session.data.order.append(update.id)
+    await session.send(f"{update.id} a")
+    session.send(f"{update.id} b")
 
 
 @router.command("slow")

@@ -18,7 +18,7 @@ class Database(ABC):
 
     url: str
     #: The condition that a lease has not run out.
-    alive: ClassVar[str]
+    not_expired: ClassVar[str]
 
     @abstractmethod
     def query(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -54,21 +54,17 @@ class Database(ABC):
     def pending(self, chat: str) -> int:
         """Return how many updates wait in a chat's mailbox."""
         [(pending,)] = self.query(
-            "SELECT count(*) FROM botsessions_botupdate WHERE status = 'pending' AND mailbox LIKE ?",
+            "SELECT count(*) FROM botsessions_botupdate"
+            " WHERE status = 'pending' AND mailbox LIKE ?",
             f"%:{chat}:{chat}",
         )
         return int(pending)
 
-    def leases(self, chat: str) -> int:
+    def leases(self, chat: str, *, live: bool = False) -> int:
+        """Return how many leases there are of a chat's mailbox, or how many have not run out."""
         [(leases,)] = self.query(
-            "SELECT count(*) FROM botsessions_mailboxlease WHERE key LIKE ?", f"%:{chat}:{chat}"
-        )
-        return int(leases)
-
-    def live_leases(self, chat: str) -> int:
-        """Return how many leases of a chat's mailbox have not run out."""
-        [(leases,)] = self.query(
-            f"SELECT count(*) FROM botsessions_mailboxlease WHERE key LIKE ? AND {self.alive}",
+            f"SELECT count(*) FROM botsessions_mailboxlease"  # noqa: S608
+            f" WHERE key LIKE ? AND {self.not_expired if live else 'true'}",
             f"%:{chat}:{chat}",
         )
         return int(leases)
@@ -82,7 +78,7 @@ class Database(ABC):
 
 
 class SQLite(Database):
-    alive = "expires_at > strftime('%Y-%m-%d %H:%M:%f', 'now')"
+    not_expired = "expires_at > strftime('%Y-%m-%d %H:%M:%f', 'now')"
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -108,7 +104,7 @@ class SQLite(Database):
 
 
 class PostgreSQL(Database):
-    alive = "expires_at > clock_timestamp()"
+    not_expired = "expires_at > clock_timestamp()"
 
     def __init__(self, server: str) -> None:
         self.server = server
@@ -132,13 +128,13 @@ class PostgreSQL(Database):
         self._execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false")
         try:
             self._execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                f" WHERE datname = '{self.name}'"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                self.name,
             )
             yield
         finally:
             self._execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS true")
 
-    def _execute(self, sql: str) -> None:
+    def _execute(self, sql: str, *parameters: object) -> None:
         with psycopg.connect(self.server, autocommit=True) as connection:
-            connection.execute(sql.encode())
+            connection.execute(sql.encode(), parameters)

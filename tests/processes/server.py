@@ -1,12 +1,14 @@
-"""Real servers on one database: started, spoken to, paused, killed, and stopped whatever happens."""
+"""Real servers on one database: started, spoken to, paused, killed, and stopped in any case."""
 
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 SECRET = "a secret of the tests"
 
-LEASE = 2.0
-RECOVER_EVERY = 0.5
+LEASE = 1.0
+RECOVER_EVERY = 0.25
 ACK_AFTER = 0.3
 #: What a machine under load may take longer, in seconds.
 MARGIN = 5.0
@@ -45,7 +47,7 @@ ENVIRONMENT = {
     "DJANGO_SETTINGS_MODULE": "tests.processes.settings",
     "BOT_SECRET": SECRET,
     "LEASE": f"{LEASE}",
-    "RENEW_EVERY": "0.5",
+    "RENEW_EVERY": "0.25",
     "RECOVER_EVERY": f"{RECOVER_EVERY}",
     "ACK_AFTER": f"{ACK_AFTER}",
     "RETRY_DELAY": "0.1",
@@ -53,8 +55,11 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 GRANIAN = [sys.executable, "-m", "granian", "--interface", "asgi", "--loop", "uvloop"]
-GRANIAN += ["--workers", "1", "--no-ws", "--log-level", "warning", "--workers-kill-timeout", "5"]
+GRANIAN += ["--workers", "1", "--no-ws", "--log-level", "warning", "--workers-kill-timeout", "4"]
 GRANIAN += ["--host", HOST, "tests.processes.asgi:application", "--port"]
+
+#: The named points of the engine.
+POINTS = ["admitted", "stored", "handling", "sent", "before_commit", "committed"]
 
 #: What no server may ever log: an exception that nobody was there to take.
 UNHANDLED = ("never retrieved", "Exception in callback", "Exception ignored", "never awaited")
@@ -265,6 +270,34 @@ class Fleet:
     def deliver_all(self, updates: Sequence[dict[str, Any]], bot: str = "chat") -> None:
         """Deliver updates at once, over all servers."""
         at_once(lambda each: self.deliver(each[1], each[0], bot), list(enumerate(updates)))
+
+    @contextmanager
+    def traffic(self, people: Sequence[str]) -> Iterator[None]:
+        """Let people talk while the block lasts, and then find everything handled once, in order.
+
+        Each says one thing after another, once the one before is acknowledged.
+        """
+        is_over = threading.Event()
+
+        def talk(person: str) -> list[str]:
+            spoken = []
+            while not is_over.is_set():
+                update = said(person, random.choice(["/append", "/say"]))
+                self.deliver(update, random.randrange(self.size))
+                spoken.append(id_of(update))
+                time.sleep(0.02)
+            return spoken
+
+        with ThreadPoolExecutor(len(people)) as pool:
+            talks = [pool.submit(talk, person) for person in people]
+            try:
+                yield
+            finally:
+                is_over.set()
+        for person, talking in zip(people, talks, strict=True):
+            spoken = talking.result()
+            self.until_count(person, len(spoken))
+            assert self.database.data(person) == {"count": len(spoken), "order": spoken}
 
     def in_background(self, function: Callable[[], T]) -> Future[T]:
         """Run the function in a thread while the test goes on."""

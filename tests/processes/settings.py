@@ -1,4 +1,4 @@
-"""The smallest Django project with bots, for the servers under test; the rest is in the environment."""
+"""The smallest project with bots, for the servers under test; the rest is in the environment."""
 
 from environs import Env
 
@@ -10,6 +10,7 @@ FOLDER = env.path("PROCESSES_FOLDER")
 SECRET_KEY = "only-for-tests"
 ALLOWED_HOSTS = ["127.0.0.1"]
 USE_TZ = True
+TIME_ZONE = "UTC"
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "botsessions"]
 MIDDLEWARE: list[str] = []
 ROOT_URLCONF = "tests.processes.urls"

@@ -11,9 +11,7 @@ PROMPT = 0.3
 
 
 @pytest.mark.parametrize("handler", ["/hang 60", "/block 60"])
-def test_a_slow_handler_delays_no_acknowledgement(
-    fleet: Fleet, person: str, handler: str
-) -> None:
+def test_a_slow_handler_delays_no_acknowledgement(fleet: Fleet, person: str, handler: str) -> None:
     """P5, promise 6: `async def` and `def` handlers."""
     server = fleet.guest()
     slow = said(person, handler)

@@ -4,42 +4,51 @@ import signal
 
 import pytest
 
-from tests.processes.server import LEASE, RECOVERED_WITHIN, Fleet, id_of, said
+from tests.processes.server import POINTS, RECOVERED_WITHIN, Fleet, id_of, said
 
 pytestmark = pytest.mark.processes
 
 
 def test_a_process_paused_past_its_lease_cannot_commit(fleet: Fleet, person: str) -> None:
-    """P3, promise 4."""
+    """P3, promise 4: the update was acknowledged, and another process finds it."""
     sleeper = fleet.servers[0]
     update = said(person, "/slow 0.2 pause@before_commit")
     assert sleeper.post(update, "stored").status == 200
     fleet.until(sleeper.is_paused)
-
     fleet.until_count(person, 1)
     sleeper.signal(signal.SIGCONT)
 
-    # What it says next comes behind the commit that it tries first.
+    # What it is told now comes behind the commit that it tries first.
     assert sleeper.post(said(person, "/count"), "stored").status == 200
     fleet.until_count(person, 2)
     assert fleet.database.count(person) == 2
     assert len(set(fleet.runs(update))) == 2
 
 
-def test_a_process_paused_past_its_lease_sends_nothing_more(fleet: Fleet, person: str) -> None:
-    """P3, P8."""
+@pytest.mark.parametrize("point", POINTS)
+def test_an_update_delivered_again_while_its_process_slept_has_one_effect(
+    fleet: Fleet, person: str, point: str
+) -> None:
+    """P3, P4, P8, promise 4: at whatever point it falls asleep."""
     sleeper = fleet.servers[0]
-    update = said(person, "/send pause@handling")
-    fleet.deliver(said(person, "/slow 0.2"), bot="stored")  # the sleeper answers before it sleeps
-    assert sleeper.post(update, "stored").status == 200
+    update = said(person, f"/say pause@{point}")
+    delivered = fleet.in_background(lambda: sleeper.post(update))
     fleet.until(sleeper.is_paused)
-
-    fleet.until_count(person, 2)
+    fleet.until(lambda: not fleet.database.leases(person, live=True))
+    # The platform gave the answer up, and delivers the update elsewhere.
+    fleet.deliver(update, first=1)
+    fleet.until_count(person, 1)
     sleeper.signal(signal.SIGCONT)
-    sleeper.post(said(person, "/count"), "stored")
-    fleet.until_count(person, 3)
-    assert fleet.sent(person, "stored") == [id_of(update)]
-    assert fleet.database.tracked(person) == [id_of(update)]
+
+    assert delivered.result(RECOVERED_WITHIN).status == 200
+    assert sleeper.post(said(person, "/count")).status == 200
+    fleet.until_count(person, 2)
+    assert fleet.database.data(person) == {"count": 2, "order": [id_of(update)]}
+    first, second = f"{id_of(update)} a", f"{id_of(update)} b"
+    # Asleep between the platform's answer and its record, nobody else knows that it was sent.
+    repeated = [first] if point == "sent" else []
+    assert fleet.sent(person) == [first, *repeated, second]
+    assert sorted(fleet.database.tracked(person)) == [first, *repeated, second]
 
 
 def test_an_unacknowledged_update_whose_holder_slept_too_long_is_handled_once(
@@ -51,7 +60,7 @@ def test_an_unacknowledged_update_whose_holder_slept_too_long_is_handled_once(
     delivered = fleet.in_background(lambda: sleeper.post(pause))
     fleet.until(sleeper.is_paused)
     # Others take the mailbox over and give it back.
-    fleet.until(lambda: not fleet.database.live_leases(person))
+    fleet.until(lambda: not fleet.database.leases(person, live=True))
     fleet.deliver(said(person, "/count"), first=1)
     fleet.until_count(person, 1)
     sleeper.signal(signal.SIGCONT)
@@ -64,10 +73,11 @@ def test_an_unacknowledged_update_whose_holder_slept_too_long_is_handled_once(
 
 def test_a_live_holder_renews_its_lease(fleet: Fleet, person: str) -> None:
     """P3."""
-    update = said(person, f"/slow {2 * LEASE}")
-    fleet.deliver(update)
-    fleet.deliver(said(person, "/count"), first=1)
+    holder = fleet.guest(LEASE="2", RENEW_EVERY="0.5")
+    update = said(person, "/slow 3")
+    holder.post(update)
+    fleet.deliver(said(person, "/append"))
 
-    fleet.until_count(person, 2, within=3 * RECOVERED_WITHIN)
+    fleet.until_count(person, 2)
     assert fleet.database.count(person) == 2
     assert len(fleet.runs(update)) == 1

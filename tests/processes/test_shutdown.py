@@ -45,7 +45,7 @@ def test_an_update_that_waits_for_its_next_attempt_is_handed_over_too(
     fleet: Fleet, person: str
 ) -> None:
     update = said(person, "/fail")
-    leaving = fleet.guest(LEASE="30", RENEW_EVERY="10", RETRY_DELAY="1")
+    leaving = fleet.guest(LEASE="30", RENEW_EVERY="10", RETRY_DELAY="0.5")
     leaving.post(update)
     leaving.terminate()
 

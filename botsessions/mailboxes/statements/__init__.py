@@ -1,4 +1,4 @@
-"""The statements of the database mailbox: one page of SQL for PostgreSQL and SQLite, the ORM for the rest."""
+"""The statements of the database mailbox: SQL for PostgreSQL and SQLite, the ORM for the rest."""
 
 from __future__ import annotations
 

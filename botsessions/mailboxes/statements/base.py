@@ -1,8 +1,9 @@
 """What a database must be able to do for the mailbox, and the rows that it is given.
 
-Each statement takes a list of rows, already in the order in which they are to be touched, and returns an iterable of
-tuples. Between `with statements.together():` and its end the iterables may be unread promises, so that a database that
-can takes several statements in one round trip; they are read after the block.
+Each statement takes a list of rows, already in the order in which they are to be touched, and
+returns an iterable of tuples. Between `with statements.together():` and its end the iterables may
+be unread promises, so that a database that can takes several statements in one round trip; they are
+read after the block.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Statements:
         return nullcontext()
 
     def begin(self, *, durable: bool) -> None:
-        """Prepare the transaction; one that is not durable may be undone if the database server crashes."""
+        """Prepare the transaction; one that is not durable may be undone by a server's crash."""
 
     def make_durable(self) -> None:
         """Take back that the transaction need not be durable."""
@@ -124,7 +125,7 @@ class Statements:
         raise NotImplementedError
 
     def abandoned(self, limit: int) -> Tuples:
-        """Find mailboxes with pending updates and no live lease, the longest waiting first: (key)."""
+        """Find mailboxes with pending updates and no live lease, longest waiting first: (key)."""
         raise NotImplementedError
 
     # Updates
@@ -150,7 +151,7 @@ class Statements:
         raise NotImplementedError
 
     def finish(self, updates: Sequence[UpdateRow], now: datetime) -> Tuples:
-        """Store these as they are now, over pending ones only: (update_id, bot) of those written."""
+        """Store these as they are, over pending ones only: (update_id, bot) of those written."""
         raise NotImplementedError
 
     # Sessions and messages

@@ -8,8 +8,8 @@ A verb begins by locking lease rows and reads nothing before, so the snapshot th
 REPEATABLE READ takes at the first plain read is as good as READ COMMITTED (Django's default there):
 it is taken when the lock has been got.
 
-MySQL and MariaDB must compare text byte by byte (`utf8mb4_bin`, or another binary collation), or
-ids that differ in case alone are one id.
+MySQL and MariaDB must compare text character by character (collation `utf8mb4_0900_bin` on the one,
+`utf8mb4_nopad_bin` on the other), or ids that differ in case or in trailing spaces are one id.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class DatabaseClock(Now):
 
     def as_mysql(
         self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: Any
-    ) -> tuple[str, Sequence[Any]]:
+    ) -> tuple[str, tuple[str | int, ...]]:
         return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **extra)
 
 

@@ -1,7 +1,8 @@
 """The statements on PostgreSQL, through psycopg 3 on Django's connection.
 
-Each statement is prepared once for a connection. What is executed together goes out as one text of `EXECUTE`s, which
-costs one round trip and one hand-over of the interpreter's lock instead of one for each.
+Each statement is prepared once for a connection. What is executed together goes out as one text of
+`EXECUTE`s, which costs one round trip and one hand-over of the interpreter's lock instead of one
+for each.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ PARAMETERS = {
     "limit": "bigint",
 }
 
-# A plan made while a table was small would read all of it long after it has grown: every access here is by index.
-SETTINGS = (
-    "SET LOCAL enable_seqscan TO off",
-    "SET LOCAL enable_hashjoin TO off",
-    "SET LOCAL enable_mergejoin TO off",
-    "SET LOCAL plan_cache_mode TO force_generic_plan",
-)
-# Where nothing was acknowledged the transaction need not survive a crash of the server: a lost lease is noticed.
-RELAXED = (*SETTINGS, "SET LOCAL synchronous_commit TO off")
+# A plan made while a table was small would read all of it long after it has grown: every access
+# here is by index.
+SETTINGS = """
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+    set_config('enable_mergejoin', 'off', true),
+    set_config('plan_cache_mode', 'force_generic_plan', true)"""
+# Where nothing was acknowledged the transaction need not survive a crash of the server: a lost
+# lease is noticed.
+RELAXED = f"{SETTINGS}, set_config('synchronous_commit', 'off', true)"
 
 
 @cache
@@ -108,7 +109,8 @@ class PostgreSQLStatements(SqlStatements):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        self._gathered = gathered = []
+        gathered: list[tuple[str, _Promise]] = []
+        self._gathered = gathered
         try:
             yield
         finally:
@@ -118,8 +120,7 @@ class PostgreSQLStatements(SqlStatements):
     def begin(self, *, durable: bool) -> None:
         if self._begun is None:
             return  # they would last until the end of somebody else's transaction
-        for each in SETTINGS if durable else RELAXED:
-            self._take(each)
+        self.execute(SETTINGS if durable else RELAXED, {})
 
     def make_durable(self) -> None:
         if self._begun is not None:
@@ -163,7 +164,7 @@ class PostgreSQLStatements(SqlStatements):
         if begins:
             cursor.nextset()
         for _, promise in statements:
-            if cursor.description:
+            if cursor.rownumber is not None:  # it has rows; cheaper to ask than its description
                 promise.rows = cursor.fetchall()
             cursor.nextset()
 
@@ -174,17 +175,23 @@ class PostgreSQLStatements(SqlStatements):
         return cursor
 
     def _prepare(self, sql: str, parameters: dict[str, Any]) -> str:
-        """Return the call of a statement, with a place for each parameter, after preparing it where it is new."""
+        """Return the call of a statement, with a place for each parameter.
+
+        A statement that is new to the connection is prepared.
+        """
         prepared = _prepared.setdefault(self._raw, {})
         call = prepared.get(sql)
         if call is None:
             # Named by its text: behind a pooler that mixes connections an unknown name fails, where
             # a number could call another statement.
             name = f"botsessions_{blake2s(sql.encode(), digest_size=8).hexdigest()}"
+            head = call = name
+            if parameters:
+                head = f"{name} ({', '.join(PARAMETERS[each] for each in parameters)})"
+                call = f"{name} ({', '.join('%s' for _ in parameters)})"
             places = {each: f"${number}" for number, each in enumerate(parameters, 1)}
-            types = ", ".join(PARAMETERS[each] for each in parameters)
-            self._query(f"PREPARE {name} ({types}) AS {sql % places}")
-            call = prepared[sql] = f"{name} ({', '.join('%s' for _ in parameters)})"
+            self._query(f"PREPARE {head} AS {sql % places}")
+            prepared[sql] = call
         return call
 
     @property

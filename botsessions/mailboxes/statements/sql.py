@@ -1,9 +1,12 @@
 """The SQL that PostgreSQL and SQLite share.
 
-A statement's rows travel as one JSON parameter, whatever their number, so a batch is one statement. `{rows}` stands for
-that parameter as the table `r`, `{json}` for a column read as JSON text, `{clock}` for the database's own time and `{later}`
-for a number of seconds after it; `{now}` is the time of day that the application gives.
+A statement's rows travel as one JSON parameter, whatever their number, so a batch is one statement.
+`{rows}` stands for that parameter as the table `r`, `{json}` for a column read as JSON text,
+`{clock}` for the database's own time and `{later}` for a number of seconds after it; `{now}` is the
+time of day that the application gives.
 """
+
+# ruff: noqa: S608 - what is put together is this module's own
 
 from __future__ import annotations
 
@@ -120,7 +123,7 @@ INSERT INTO {SESSIONS} ({SESSION_KEY}, data, version, is_open, created_at, updat
 SELECT
     r.bot, r.chat, r."user", r.thread, r.qualifier, r.data, r.version + 1, false, {{now}}, {{now}}
 FROM {{rows}}
-WHERE r.version = 0 OR EXISTS (SELECT 1 FROM {SESSIONS} s WHERE {SESSION_MATCH})
+WHERE r.version = 0 OR r.version = (SELECT s.version FROM {SESSIONS} s WHERE {SESSION_MATCH})
 ORDER BY {SESSION_ORDER}
 ON CONFLICT (chat, "user", thread, qualifier, bot) DO UPDATE
 SET data = excluded.data, version = excluded.version, updated_at = excluded.updated_at

@@ -1,4 +1,9 @@
-"""The statements on SQLite, whose single writer does the locking: transactions are to begin IMMEDIATE."""
+"""The statements on SQLite.
+
+Its single writer does the locking: transactions are to begin IMMEDIATE.
+"""
+
+# ruff: noqa: S608 - what is put together is this module's own
 
 from __future__ import annotations
 
