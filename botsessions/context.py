@@ -19,9 +19,10 @@ from django.db import close_old_connections
 
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Mailbox, Save, Sent
-from botsessions.updates import Message
+from botsessions.updates import Message, Update
 
 if TYPE_CHECKING:
+    from botsessions.bots import Bot
     from botsessions.delivery import Delivery
     from botsessions.session import Session
 
@@ -82,9 +83,9 @@ class Context:
     """What the handlers of one update share."""
 
     def __init__(self, delivery: Delivery, engine: Engine) -> None:
-        self.bot = delivery.bot
-        self.update = delivery.update
-        self.key = delivery.key
+        self.bot: Bot = delivery.bot
+        self.update: Update = delivery.update
+        self.key: SessionKey | None = delivery.key
         self.rows = delivery.rows
         self.sessions: dict[SessionKey, Session[Any]] = {}
         self.engine = engine

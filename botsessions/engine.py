@@ -3,7 +3,7 @@
 One engine serves one event loop. What waits for the database is gathered into a *turn*: while one
 turn is in the database, the next fills up (group commit), so that under load a statement serves
 many updates and alone an update waits for nobody. The engine knows no SQL: a turn is handed to the
-mailbox in the server's one database thread.
+mailbox in the one thread that talks to the database.
 
     submit ─► ADMIT ─► handle ─► COMMIT ─► acknowledge
                 │         └─ ACK_AFTER passed: stored as pending, acknowledged
@@ -26,7 +26,7 @@ from itertools import count
 from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
 
-from asgiref.sync import SyncToAsync, sync_to_async
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 
 from botsessions import clock
@@ -70,8 +70,8 @@ class Engine:
     """Handles updates on the event loop in which it is made.
 
     It works from the first `submit` on. A server calls `start` and `stop` around it: a started
-    engine also looks for what crashed processes left behind, and runs `def` handlers in threads of
-    its own.
+    engine also looks for what crashed processes left behind, runs `def` handlers in threads of its
+    own, and has a thread and a connection of its own for the database.
     """
 
     #: Called at named points with the point's name and the delivery, for tests that pause or kill
@@ -94,6 +94,7 @@ class Engine:
         self._slow_timer: asyncio.TimerHandle | None = None
         self._renewal: asyncio.TimerHandle | None = None
         self._upkeep: asyncio.Task[None] | None = None
+        self._database: ThreadPoolExecutor | None = None
         self.threads: ThreadPoolExecutor | None = None
         self._stopping = False
         self._overflowed = False
@@ -133,6 +134,8 @@ class Engine:
         """Begin to look for what crashed processes left behind, and go on until `stop`."""
         if not self.is_started:
             self.is_started = self.is_lasting = True
+            self.mailbox.open()
+            self._database = ThreadPoolExecutor(1, "botsessions-database")
             self.threads = ThreadPoolExecutor(settings.HANDLER_THREADS, "botsessions")
             self._upkeep = self._spawn(self._keep_recovering())
 
@@ -164,6 +167,10 @@ class Engine:
             await asyncio.sleep(0.01)
         if self.threads is not None:
             self.threads.shutdown(wait=False, cancel_futures=True)
+        if self._database is not None:
+            await self._in_database(self.mailbox.close)
+            self._database.shutdown(wait=False)
+            self._database = None
         self._cancel_timers()
         self.is_started = False
 
@@ -188,10 +195,9 @@ class Engine:
         return await found
 
     def _in_database(self, work: Callable[[], Result]) -> Awaitable[Result]:
-        """Run it in the process's one database thread."""
-        if self.is_started:
-            # What `sync_to_async` comes to where no request and no test is around.
-            return self._loop.run_in_executor(SyncToAsync.single_thread_executor, work)
+        """Run it in the thread of the mailbox; unless started, in that of Django."""
+        if self._database is not None:
+            return self._loop.run_in_executor(self._database, work)
         return sync_to_async(work, thread_sensitive=True)()
 
     async def ask(self, question: Callable[[Mailbox], Result]) -> Result:
@@ -228,7 +234,10 @@ class Engine:
     async def _work(self) -> None:
         """Take turn after turn to the database until nothing waits for it."""
         try:
-            while self._turn:
+            while self._turn or self.mailbox.is_unfinished:
+                if not self._turn:
+                    await self._in_database(self.mailbox.flush)
+                    continue
                 turn, self._turn = self._turn, Turn()
                 self._turn.admits = turn.admits[TURN_SIZE:]
                 del turn.admits[TURN_SIZE:]

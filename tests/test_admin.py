@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MODELS = (BotSession, TrackedMessage, BotUpdate, MailboxLease)
-NAMES = [model._meta.model_name for model in MODELS]
+NAMES = [str(model._meta.model_name) for model in MODELS]
 #: The request's session and user, two counts of what a list shows, and its rows.
 QUERIES = 5
 MANY = 100_000
@@ -118,6 +118,12 @@ def test_data_and_traceback_are_readable_and_escaped(
     assert "<b>hi</b>" not in update
     session = operator.get(page_of(rows["botsession"])).content.decode()
     assert "&quot;count&quot;: 3" in session
+
+
+def test_list_shows_the_beginning_of_a_text(rows: dict[str, Model], operator: Client) -> None:
+    page = operator.get(list_of("trackedmessage")).content.decode()
+    assert ("word " * 12)[:60] + "…" in page
+    assert "word " * 13 not in page
 
 
 def test_parked_updates_are_found(rows: dict[str, Model], operator: Client) -> None:

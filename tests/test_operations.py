@@ -2,6 +2,7 @@
 
 import threading
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -20,6 +21,7 @@ from tests.kit import message, running
 pytestmark = pytest.mark.django_db
 
 HOUR = timedelta(hours=1)
+Counted = Session[dict[str, Any]]
 router = Router()
 
 
@@ -29,7 +31,7 @@ def fail() -> None:
 
 
 @router.message()
-async def count(session: Session) -> None:
+async def count(session: Counted) -> None:
     session.data["n"] = session.data.get("n", 0) + 1
 
 
@@ -50,7 +52,8 @@ def lease(update: Update, remaining: timedelta) -> None:
 
 
 def counted() -> dict[str, int]:
-    return {session.user: session.data["n"] for session in BotSession.objects.all()}
+    rows = BotSession.objects.values_list("user", "data__n")
+    return dict(rows)
 
 
 def test_nothing_to_recover() -> None:

@@ -158,7 +158,24 @@ class Committed(msgspec.Struct):
 
 
 class Mailbox(Protocol):
-    """Where updates wait, each mailbox worked by one holder at a time."""
+    """Where updates wait, each mailbox worked by one holder at a time.
+
+    A server calls the verbs from a thread of their own, between `open` and `close`. There an
+    admission of which nothing was acknowledged may be left unfinished until the next verb, or
+    `flush`: to others its mailboxes are as taken as if it were finished.
+    """
+
+    #: Is an admission to be finished by the next verb, or by `flush`?
+    is_unfinished: bool
+
+    def open(self) -> None:
+        """From now on all verbs are called from one thread, whose connection nobody else uses."""
+
+    def flush(self) -> None:
+        """Finish what is unfinished; where that fails it is undone, as if its leases were lost."""
+
+    def close(self) -> None:
+        """Finish and let go of the connection, in the thread of the verbs."""
 
     def admit(self, arrivals: Sequence[Arrival], token: str) -> Admitted:
         """Take the free mailboxes of these arrivals with `token`, and decide about each arrival.

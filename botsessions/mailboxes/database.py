@@ -94,6 +94,8 @@ class DatabaseMailbox:
         self._make_statements = statements
         # Statements keep the state of a transaction: threads that share the mailbox have their own.
         self._local = local()
+        self._own = False
+        self.is_unfinished = False
 
     @property
     def statements(self) -> Statements:
@@ -102,6 +104,7 @@ class DatabaseMailbox:
         statements: Statements | None = getattr(self._local, "statements", None)
         if statements is None or statements.connection is not connection:
             statements = self._local.statements = self._make_statements(connection)
+            statements.own = self._own
         return statements
 
     @property
@@ -111,6 +114,21 @@ class DatabaseMailbox:
         return TrackedMessage.objects.using(self.using)
 
     # The verbs of the contract
+
+    def open(self) -> None:
+        self._own = True
+        self._local = local()
+
+    def flush(self) -> None:
+        self.is_unfinished = False
+        try:
+            self.statements.end()
+        except (DatabaseError, InterfaceError):
+            connections[self.using].close()  # what was not ended is undone, and noticed
+
+    def close(self) -> None:
+        self.flush()
+        connections[self.using].close()
 
     def admit(self, arrivals: Sequence[Arrival], token: str) -> Admitted:
         return self._transaction(lambda: self._admit(arrivals, token))
@@ -139,6 +157,7 @@ class DatabaseMailbox:
     def tracked(self, session: SessionKey) -> list[Tracked]:
         of_session = {f"session__{part}": value for part, value in _parts(session).items()}
         rows = self._messages.filter(**of_session).order_by("id")
+        self.flush()
         return self._transaction(
             lambda: [
                 Tracked(*row)
@@ -148,6 +167,7 @@ class DatabaseMailbox:
 
     def forget(self, messages: Sequence[Tracked]) -> None:
         ids = [message.id for message in messages]
+        self.flush()
         self._transaction(lambda: self._messages.filter(id__in=ids).delete())
 
     def renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
@@ -204,6 +224,8 @@ class DatabaseMailbox:
         if pending:
             statements.make_durable()
             statements.insert_pending(pending, now)
+        else:
+            statements.may_end_later()
         # Taken for nothing but duplicates, or without room to go on.
         statements.release([LeaseRow(key, token) for key in sorted(free)])
         return Admitted(
@@ -316,7 +338,9 @@ class DatabaseMailbox:
             used = connection.connection
             try:
                 with self.statements.atomic():
-                    return work()
+                    result = work()
+                self.is_unfinished = self.statements.is_unended
+                return result
             except (DatabaseError, InterfaceError) as error:
                 if nested:
                     raise

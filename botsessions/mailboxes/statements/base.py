@@ -85,6 +85,13 @@ class MessageRow(msgspec.Struct, gc=False):
 class Statements:
     """The statements of one database connection. Times of leases are the database's own clock."""
 
+    #: Is a transaction still to be ended? Where the connection is the caller's own, one that may
+    #: end later ends together with the beginning of the next, which saves a round trip.
+    is_unended = False
+
+    #: Does nobody else use the connection?
+    own = False
+
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
 
@@ -101,6 +108,12 @@ class Statements:
 
     def make_durable(self) -> None:
         """Take back that the transaction need not be durable."""
+
+    def may_end_later(self) -> None:
+        """Let this transaction end with the beginning of the next, or with `end`."""
+
+    def end(self) -> None:
+        """End the transaction that is still to be ended."""
 
     # Leases
 

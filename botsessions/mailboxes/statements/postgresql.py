@@ -36,13 +36,19 @@ PARAMETERS = {
 
 # A plan made while a table was small would read all of it long after it has grown: every access
 # here is by index.
-SETTINGS = """
-SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-    set_config('enable_mergejoin', 'off', true),
-    set_config('plan_cache_mode', 'force_generic_plan', true)"""
+SETTINGS = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+SET_LOCAL = "SELECT " + ", ".join(
+    f"set_config('{name}', '{value}', true)" for name, value in SETTINGS.items()
+)
+SET_FOR_GOOD = "; ".join(f"SET {name} TO {value}" for name, value in SETTINGS.items())
 # Where nothing was acknowledged the transaction need not survive a crash of the server: a lost
 # lease is noticed.
-RELAXED = f"{SETTINGS}, set_config('synchronous_commit', 'off', true)"
+RELAX = "SET LOCAL synchronous_commit TO off"
 
 
 @cache
@@ -85,6 +91,7 @@ class PostgreSQLStatements(SqlStatements):
         self._gathered: list[tuple[str, _Promise]] | None = None
         #: Is a transaction of our own to be begun with the next statement (False), or begun (True)?
         self._begun: bool | None = None
+        self._may_end_later = False
 
     @contextmanager
     def atomic(self) -> Iterator[None]:
@@ -93,7 +100,7 @@ class PostgreSQLStatements(SqlStatements):
                 yield
             return
         # BEGIN goes out with the first statement: Django's own way costs a round trip more.
-        self._begun = False
+        self._begun = self._may_end_later = False
         try:
             yield
         except BaseException:
@@ -102,7 +109,9 @@ class PostgreSQLStatements(SqlStatements):
                     self._query("ROLLBACK")
             raise
         else:
-            if self._begun:
+            if self._begun and self._may_end_later:
+                self.is_unended = True
+            elif self._begun:
                 self._query("COMMIT")
         finally:
             self._begun = None
@@ -119,8 +128,19 @@ class PostgreSQLStatements(SqlStatements):
 
     def begin(self, *, durable: bool) -> None:
         if self._begun is None:
-            return  # they would last until the end of somebody else's transaction
-        self.execute(SETTINGS if durable else RELAXED, {})
+            return  # it would last until the end of somebody else's transaction
+        if not self.own:
+            self.execute(SET_LOCAL, {})
+        if not durable:
+            self._take(RELAX)
+
+    def may_end_later(self) -> None:
+        self._may_end_later = self.own
+
+    def end(self) -> None:
+        if self.is_unended:
+            self.is_unended = False
+            self._query("COMMIT")
 
     def make_durable(self) -> None:
         if self._begun is not None:
@@ -155,13 +175,18 @@ class PostgreSQLStatements(SqlStatements):
         if not statements:
             return
         text = "; ".join(text for text, _ in statements)
-        begins = self._begun is False
-        if begins:
+        skipped = 0
+        if self._begun is False:
             # Each statement sees what was committed while it, or one before it, waited for a lock.
             text = f"BEGIN ISOLATION LEVEL READ COMMITTED; {text}"
+            skipped = 1
             self._begun = True
+            if self.is_unended:
+                text = f"COMMIT; {text}"
+                skipped = 2
+                self.is_unended = False
         cursor = self._query(text, [value for _, each in statements for value in each.parameters])
-        if begins:
+        for _ in range(skipped):
             cursor.nextset()
         for _, promise in statements:
             if cursor.rownumber is not None:  # it has rows; cheaper to ask than its description
@@ -179,7 +204,12 @@ class PostgreSQLStatements(SqlStatements):
 
         A statement that is new to the connection is prepared.
         """
-        prepared = _prepared.setdefault(self._raw, {})
+        prepared = _prepared.get(self._raw)
+        if prepared is None:
+            prepared = _prepared[self._raw] = {}
+            self.is_unended = False  # with the connection that is gone
+            if self.own:
+                self._query(SET_FOR_GOOD)
         call = prepared.get(sql)
         if call is None:
             # Named by its text: behind a pooler that mixes connections an unknown name fails, where

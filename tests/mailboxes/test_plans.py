@@ -1,0 +1,113 @@
+"""On PostgreSQL every statement goes by index, also when the tables have grown."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from botsessions.keys import SessionKey
+from botsessions.mailboxes.contract.cases import arrival, done, failed, save, sent
+from botsessions.mailboxes.database import DatabaseMailbox
+from botsessions.mailboxes.statements.base import Tuples
+from botsessions.mailboxes.statements.postgresql import PostgreSQLStatements
+
+#: Rows as they are after a week: nearly all done, and 500 pending in as many mailboxes.
+FILL = (
+    """
+    INSERT INTO botsessions_botupdate
+        (bot, update_id, type, mailbox, status, attempts, payload, error, received_at)
+    SELECT 'demo', 'u' || n, 'message', 'demo:' || n % 5000, 'done', 0, NULL, '', now()
+    FROM generate_series(1, 50000) AS n
+    """,
+    """
+    UPDATE botsessions_botupdate SET status = 'pending',
+        payload = '{"bot": "demo", "id": "1", "type": "message"}'
+    WHERE id IN (SELECT min(id) FROM botsessions_botupdate GROUP BY mailbox LIMIT 500)
+    """,
+    """
+    INSERT INTO botsessions_botsession (
+        bot, chat, "user", thread, qualifier, data, version, is_open, created_at, updated_at
+    )
+    SELECT 'demo', 'c' || n, 'u' || n % 1000, '', '', '{}', 1, true, now(), now()
+    FROM generate_series(1, 50000) AS n
+    """,
+)
+#: What may be read whole: the leases of what is worked on just now, and the queue of what waits.
+SMALL = {"botsessions_mailboxlease", "botsessions_mailboxlease_pkey", "botsessions_pending"}
+
+
+class Recorded(PostgreSQLStatements):
+    """Remembers each statement with the parameters of its last use."""
+
+    seen: dict[str, dict[str, Any]] = {}
+
+    def execute(self, sql: str, parameters: dict[str, Any]) -> Tuples:
+        self.seen[sql] = parameters
+        return super().execute(sql, parameters)
+
+    def explain(self, sql: str) -> dict[str, Any]:
+        call = self._prepare(sql, self.seen[sql])
+        cursor = self._query(
+            f"EXPLAIN (FORMAT JSON) EXECUTE {call}", tuple(self.seen[sql].values())
+        )
+        row = cursor.fetchone()
+        assert row is not None
+        plan = row[0] if isinstance(row[0], list) else json.loads(row[0])
+        return dict(plan[0]["Plan"])
+
+
+def execute(*statements: str) -> None:
+    with connection.cursor() as cursor:
+        for each in statements:
+            cursor.execute(each)
+
+
+def use_all(mailbox: DatabaseMailbox) -> None:
+    """Call every verb, so that every statement has been prepared while the tables were small."""
+    key = SessionKey("demo", "ann")
+    one, two, three = arrival(sessions=[key]), arrival(), arrival(mailbox="demo:7")
+    mailbox.admit([one, two, three], "one")
+    mailbox.load([[key]])
+    mailbox.store([one])
+    mailbox.record([sent(one, 0, "7", session=key)])
+    mailbox.renew([("demo:ann", "one")])
+    mailbox.commit([failed(one), done(three, "one", save(SessionKey("demo", "c"), 1), go_on=False)])
+    mailbox.recover(100, "two")
+
+
+def read_whole(node: dict[str, Any]) -> list[str]:
+    """Return the tables and indexes that a plan reads from one end to the other."""
+    found = []
+    if node["Node Type"] == "Seq Scan":
+        found.append(node["Relation Name"])
+    elif "Index Name" in node and "Index Cond" not in node:
+        found.append(node["Index Name"])
+    for each in node.get("Plans", ()):
+        found += read_whole(each)
+    return found
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_no_statement_reads_a_table_from_end_to_end(
+    analyzed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("only PostgreSQL has these plans")
+    monkeypatch.setattr(Recorded, "seen", {})
+    mailbox = DatabaseMailbox(statements=Recorded)
+    use_all(mailbox)
+    execute(*FILL)
+    if analyzed:
+        execute("ANALYZE botsessions_botupdate, botsessions_botsession")
+    statements = mailbox.statements
+    assert isinstance(statements, Recorded)
+    assert len(statements.seen) >= 15
+    with statements.atomic():
+        statements.begin(durable=True)
+        for sql in list(statements.seen):
+            plan = statements.explain(sql)
+            assert SMALL.issuperset(read_whole(plan)), (sql, plan)
