@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from django.core import asgi
+from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
 
 from botsessions.bots import bots
@@ -95,16 +96,12 @@ class Door:
                 await send({"type": "lifespan.startup.complete"})
             else:
                 await current_engine().stop()
-                for bot in bots.values():
-                    await bot.platform.close()
+                await bots.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
     def _find_paths(self) -> None:
-        """Learn where the webhooks are;
-
-        a bot whose settings are wrong is logged and left to Django.
-        """
+        """Learn where the webhooks are; a bot whose settings are wrong is logged and has none."""
         for alias in settings.BOTS:
             try:
                 find_bot(alias)
@@ -112,6 +109,8 @@ class Door:
             except NoReverseMatch:
                 log.warning("include('botsessions.urls') is in no URLconf: there are no webhooks.")
                 return
+            except ImproperlyConfigured as error:
+                log.error("%s Its webhook is not served.", error)
 
 
 def _headers(error: RequestRefused) -> list[tuple[bytes, bytes]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -97,6 +97,7 @@ class Bot:
         )
 
     def _import(self, name: str, path: object) -> object:
+        """Return what a dotted path names; what is no string is taken as it is."""
         if not isinstance(path, str):
             if path is None:
                 raise ImproperlyConfigured(f"Bot '{self.alias}' needs {name}: a dotted path.")
@@ -142,7 +143,12 @@ class Bot:
                 f"({', '.join(sorted(stores))})."
             )
         configured = stores[alias]
-        backend = cast(Callable[..., Store], self._import("STORE", configured.get("BACKEND")))
+        backend = self._import(f"STORES['{alias}']['BACKEND']", configured.get("BACKEND"))
+        if not (isinstance(backend, type) and issubclass(backend, Store)):
+            raise ImproperlyConfigured(
+                f"STORES['{alias}']['BACKEND'] {configured.get('BACKEND')!r} is no subclass of "
+                "botsessions.stores.Store."
+            )
         return backend(alias, configured.get("OPTIONS", {}))
 
 
@@ -163,6 +169,11 @@ class Bots(Mapping[str, Bot]):
 
     def __len__(self) -> int:
         return len(settings.BOTS)
+
+    async def close(self) -> None:
+        """Close the platforms of the bots that were made."""
+        for bot in self._made.values():
+            await bot.platform.close()
 
     def forget(self, **changed: Any) -> None:
         """Make the bots anew when they are next asked for: their settings have changed."""

@@ -51,7 +51,6 @@ NUMBERS: Final[Mapping[str, tuple[float, bool, str]]] = {
     "RECOVER_EVERY": (0.1, False, "seconds"),
     "SHUTDOWN_TIMEOUT": (0, False, "seconds"),
     "MAX_BODY_BYTES": (1, True, "bytes"),
-    "MAX_DEPTH": (1, True, "levels"),
     "MAX_DATA_BYTES": (2, True, "bytes"),
 }
 #: The largest values, where a column or a promise has an end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -41,7 +42,6 @@ class Settings:
     SHUTDOWN_TIMEOUT: float = 10.0
 
     MAX_BODY_BYTES: int = 1024 * 1024
-    MAX_DEPTH: int = 64
     MAX_DATA_BYTES: int = 64 * 1024
 
     #: The https address under which platforms reach this server, for `bots webhook set`.
@@ -53,7 +53,9 @@ class Settings:
         """Take over what the project says; a receiver of Django's `setting_changed`."""
         if changed.get("setting", "BOTSESSIONS") == "BOTSESSIONS":
             vars(self).clear()
-            vars(self).update(getattr(django_settings, "BOTSESSIONS", {}))
+            configured = getattr(django_settings, "BOTSESSIONS", {})
+            # What is no mapping is for the system check to say.
+            vars(self).update(configured if isinstance(configured, Mapping) else {})
 
 
 settings = Settings()

@@ -98,6 +98,8 @@ class Engine:
         self.threads: ThreadPoolExecutor | None = None
         self._stopping = False
         self._overflowed = False
+        #: Mailboxes that were taken up after other processes.
+        self.recovered = 0
         self._settle: dict[str, Callable[[Any, Any, float], None]] = {
             "commits": self._committed,
             "records": self._answered,
@@ -188,11 +190,15 @@ class Engine:
         self._renewal = self._slow_timer = None
 
     async def recover(self) -> int:
-        """Take up acknowledged updates that nobody works on, and return how many mailboxes."""
-        found: asyncio.Future[int] = self._loop.create_future()
+        """Take up acknowledged updates that nobody works on, and return how many mailboxes.
+
+        Raises `Unavailable`. Where there are many, the engine goes on by itself as it has room;
+        `recovered` counts them all.
+        """
+        found: asyncio.Future[list[Waiting]] = self._loop.create_future()
         self._turn.recovers.append(found)
         self._wake()
-        return await found
+        return len(await found)
 
     def _in_database(self, work: Callable[[], Result]) -> Awaitable[Result]:
         """Run it in the thread of the mailbox; unless started, in that of Django."""
@@ -316,7 +322,7 @@ class Engine:
         self._take_up(answer.waiting, until)
         if self._overflowed and len(self._handling) < self._room:
             self._overflowed = False
-            self._turn.recovers.append(self._loop.create_future())
+            self._spawn(self._look())
 
     def _uncommitted(self, commit: Commit, delivery: Delivery | None, error: Exception) -> None:
         """Nothing of it was written: the database is away, or will not take this."""
@@ -368,13 +374,11 @@ class Engine:
             self._begin(delivery)
 
     def _recovered(
-        self, items: list[asyncio.Future[int]], answer: list[Waiting], until: float
+        self, items: list[asyncio.Future[list[Waiting]]], answer: list[Waiting], until: float
     ) -> None:
-        failed = isinstance(answer, Exception)
-        for future in items:
-            if not future.done():
-                future.set_result(0 if failed else len(answer))
-        if not failed:
+        self._answered([(None, future) for future in items], answer, until)
+        if not isinstance(answer, Exception):
+            self.recovered += len(answer)
             self._overflowed |= len(answer) >= RECOVERED
             self._take_up(answer, until)
 
@@ -535,8 +539,14 @@ class Engine:
 
     async def _keep_recovering(self) -> None:
         while True:
-            await self.recover()
+            await self._look()
             await asyncio.sleep(settings.RECOVER_EVERY)
+
+    async def _look(self) -> None:
+        try:
+            await self.recover()
+        except Unavailable as error:
+            log.warning("Abandoned updates were not looked for: %s", error)
 
     def _reach(self, point: str, delivery: Delivery) -> None:
         if Engine.at_point is not None:

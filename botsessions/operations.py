@@ -26,11 +26,9 @@ def recover() -> int:
 
 async def _recover() -> int:
     engine = current_engine()
-    taken = 0
     for _ in range(LOOKS):
         found = await engine.recover()
-        taken += found
         await engine.drain()
         if found < RECOVERED:  # a look that found fewer has found them all
             break
-    return taken
+    return engine.recovered

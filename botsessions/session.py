@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import cache
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_origin
+from typing import TYPE_CHECKING, Any, Generic, cast, get_origin
 
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
@@ -18,11 +18,19 @@ from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Row, Save
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from botsessions.context import Context
+
+    #: A bare `Session` is one of a dict, for type checkers too (PEP 696).
+    T = TypeVar("T", default=dict[str, Any])
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 log = logging.getLogger("botsessions.session")
 
-T = TypeVar("T")
 _UNSET: Any = object()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from botsessions.delivery import Delivery, Lease
 from botsessions.exceptions import Unavailable
-from botsessions.mailboxes.base import Arrival, Commit, Mailbox, Sent
+from botsessions.mailboxes.base import Arrival, Commit, Mailbox, Sent, Waiting
 
 #: How many mailboxes one look for abandoned updates takes up.
 RECOVERED = 100
@@ -30,7 +30,7 @@ class Turn:
         self.asks: list[tuple[Callable[[Mailbox], Any], asyncio.Future[Any]]] = []
         self.loads: list[Delivery] = []
         self.admits: list[Delivery] = []
-        self.recovers: list[asyncio.Future[int]] = []
+        self.recovers: list[asyncio.Future[list[Waiting]]] = []
 
     def __bool__(self) -> bool:
         return any(getattr(self, part) for part in self.__slots__)

@@ -86,7 +86,7 @@ async def test_a_failing_update_is_tried_again_then_parked_and_the_next_one_runs
         assert row.update_id == poison.id
         assert row.attempts == 3
         assert "LookupError: on purpose" in row.error
-        assert row.payload["text"] == "poison"
+        assert (row.payload or {})["text"] == "poison"
         assert not await MailboxLease.objects.aexists()
 
 
@@ -182,7 +182,7 @@ async def test_a_send_stores_the_update_so_that_it_can_be_acknowledged() -> None
     async def handler(update: Update, session: Session) -> None:
         await session.send("hi")
         row = await BotUpdate.objects.aget()
-        seen.append((row.status, [entry["ordinal"] for entry in row.journal]))
+        seen.append((row.status, [entry["ordinal"] for entry in row.journal or ()]))
 
     with running(router):
         update = message()
@@ -233,6 +233,25 @@ async def test_what_a_crashed_process_left_is_recovered_in_order() -> None:
         assert await engine.recover() == 1
         await engine.drain()
     assert seen == ["0", "1", "2", "3", "4"]
+
+
+async def test_what_waits_for_its_next_attempt_is_not_abandoned() -> None:
+    with running(counting):
+        later = clock.now() + timedelta(minutes=1)
+        for number in range(150):
+            await BotUpdate.objects.acreate(
+                bot="demo", update_id=f"late {number}", type="message", mailbox=f"demo:{number}",
+                status="pending", attempts=1, due_at=later, received_at=clock.now(),
+                payload={"bot": "demo", "id": f"late {number}", "type": "poll"},
+            )  # fmt: skip
+        engine = current_engine()
+        assert await engine.recover() == 0
+        await asyncio.wait_for(engine.drain(), 5)
+        await BotUpdate.objects.aupdate(due_at=clock.now() - timedelta(minutes=1))
+        await engine.recover()
+        await asyncio.wait_for(engine.drain(), 20)
+        assert engine.recovered == 150
+        assert not await BotUpdate.objects.exclude(status="done").aexists()
 
 
 async def test_a_session_saved_by_somebody_else_is_handled_again_on_fresh_data() -> None:

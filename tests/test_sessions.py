@@ -101,7 +101,7 @@ async def test_a_hundred_changes_are_one_write() -> None:
         await handle(message())
         row = await BotSession.objects.aget()
         assert row.version == 1
-        assert len(row.data) == 100
+        assert len(row.data or {}) == 100
 
 
 @pytest.mark.parametrize(
@@ -501,7 +501,8 @@ async def test_what_was_not_awaited_does_not_happen_when_the_handler_raises() ->
 
 async def test_a_send_is_not_repeated_when_the_update_is_tried_again() -> None:
     """P8."""
-    router, tries = Router(), []
+    router = Router()
+    tries: list[Any] = []
 
     @router.message()
     async def answer(session: Session, bot: Bot) -> None:

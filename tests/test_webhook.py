@@ -130,7 +130,7 @@ def test_one_request_may_carry_updates_of_many(post: Post) -> None:
         updates = [said("hi", number, f"user{number % 3}") for number in range(1, 10)]
         assert post({"updates": updates})[0] == 200
         assert BotSession.objects.count() == 3
-        assert {row.data["n"] for row in BotSession.objects.all()} == {3}
+        assert {(row.data or {})["n"] for row in BotSession.objects.all()} == {3}
 
 
 def test_a_duplicate_is_answered_with_200(post: Post) -> None:

@@ -209,4 +209,4 @@ class Mailbox(Protocol):
         """Extend these leases (mailbox, token) and return the mailboxes that are still held."""
 
     def recover(self, limit: int, token: str) -> list[Waiting]:
-        """Take up to `limit` mailboxes that hold pending updates and have no live lease."""
+        """Take up to `limit` mailboxes that hold updates which are due and have no live lease."""

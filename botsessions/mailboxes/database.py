@@ -28,6 +28,7 @@ import msgspec
 from django.db import (
     DatabaseError,
     InterfaceError,
+    InternalError,
     OperationalError,
     connections,
 )
@@ -309,7 +310,7 @@ class DatabaseMailbox:
     def _abandoned(self, limit: int) -> list[str]:
         with self.statements.together():
             self.statements.begin(durable=False)
-            found = self.statements.abandoned(limit)
+            found = self.statements.abandoned(limit, clock.now())
         return [key for (key,) in found]
 
     def _recover(self, mailboxes: Sequence[str], token: str) -> list[Waiting]:
@@ -349,7 +350,8 @@ class DatabaseMailbox:
                     if attempts:
                         continue
                     raise Unavailable(f"The database is too busy: {error}") from error
-                if not isinstance(error, OperationalError | InterfaceError):
+                # An InternalError is how PostgreSQL ends a transaction that was idle for too long.
+                if not isinstance(error, OperationalError | InterfaceError | InternalError):
                     raise
                 # Django replaces a connection that fails to roll back.
                 lost = connection.connection is not used or self.statements.connection_lost(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -43,6 +44,18 @@ class Orm:
 @pytest.mark.django_db(transaction=True)
 class TestOwn(Own, MailboxContract):
     """In transactions of its own, as in a server."""
+
+
+@pytest.mark.django_db(transaction=True)
+class TestOwnOpened(MailboxContract):
+    """As in a server, whose thread for the verbs has a connection of its own."""
+
+    @pytest.fixture(autouse=True)
+    def _mailbox(self) -> Iterator[None]:
+        self.mailbox: Mailbox = DatabaseMailbox()
+        self.mailbox.open()
+        yield
+        self.mailbox.close()
 
 
 @pytest.mark.django_db

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Barrier, Thread
 from typing import Any
 
 import psycopg
@@ -260,3 +262,88 @@ def test_project_isolation_level_does_not_matter(monkeypatch: pytest.MonkeyPatch
     mailbox.commit([done(one)])
     connection.close()
     assert levels == ["read committed"]
+
+
+@pytest.fixture
+def opened() -> Iterator[DatabaseMailbox]:
+    """A mailbox whose verbs have this thread, and its connection, for themselves."""
+    mailbox = DatabaseMailbox()
+    mailbox.open()
+    yield mailbox
+    mailbox.close()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestUnfinishedAdmission:
+    """In a server an admission may be finished by the next verb, on PostgreSQL."""
+
+    def test_to_others_its_mailboxes_are_taken(self, opened: DatabaseMailbox) -> None:
+        assert opened.admit([arrival("1")], "one").decisions == [Admission.HANDLE]
+        if not opened.is_unfinished:
+            pytest.skip("this database finishes each admission")
+        barrier = Barrier(2)
+        decisions = []
+
+        def other() -> None:
+            try:
+                barrier.wait(5)
+                decisions.extend(DatabaseMailbox().admit([arrival("2")], "two").decisions)
+            finally:
+                connection.close()
+
+        thread = Thread(target=other)
+        thread.start()
+        barrier.wait(5)
+        time.sleep(0.1)
+        assert decisions == []
+        opened.flush()
+        assert not opened.is_unfinished
+        thread.join(5)
+        assert decisions == [Admission.STORED]
+        committed = opened.commit([done(arrival("1"))])
+        assert [each.update.id for each in committed.waiting] == ["2"]
+
+    def test_nothing_that_was_acknowledged_is_left_unfinished(
+        self, opened: DatabaseMailbox
+    ) -> None:
+        for number, one in enumerate((arrival("1"), arrival("2"))):
+            opened.admit([one, arrival()], f"{number}")
+            assert not opened.is_unfinished
+
+    def test_stopped_process_holds_nobody_up(self, opened: DatabaseMailbox) -> None:
+        """P3: and when it goes on, it finds its lease lost."""
+        opened.load([[SessionKey("demo", "ann")]])
+        if connection.vendor != "postgresql":
+            pytest.skip("this database finishes each admission")
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW idle_in_transaction_session_timeout")
+            assert cursor.fetchone() == ("2s",)
+            cursor.execute("SET idle_in_transaction_session_timeout TO '200ms'")
+        one = arrival("1")
+        opened.admit([one], "one")
+        assert opened.is_unfinished
+        (admitted,) = at_once(lambda: DatabaseMailbox().admit([arrival("2")], "two"))
+        assert admitted.decisions == [Admission.HANDLE]
+        assert opened.commit([done(one)]).outcomes == [Outcome.LEASE_LOST]
+        assert opened.admit([one], "three").decisions == [Admission.STORED]
+
+    def test_admission_lost_with_its_connection_is_noticed(self, opened: DatabaseMailbox) -> None:
+        one = arrival("1")
+        opened.admit([one], "one")
+        if not opened.is_unfinished:
+            pytest.skip("this database finishes each admission")
+        kill_connection()
+        assert opened.commit([done(one)]).outcomes == [Outcome.LEASE_LOST]
+        assert opened.admit([one], "two").decisions == [Admission.HANDLE]
+        kill_connection()
+        opened.flush()
+        assert opened.renew([("demo:ann", "two")]) == set()
+
+    def test_messages_are_read_and_forgotten_after_it(self, opened: DatabaseMailbox) -> None:
+        one, key = arrival("1"), SessionKey("demo", "ann")
+        opened.admit([one], "one")
+        opened.record([sent(one, 0, "7", session=key)])
+        opened.admit([arrival(mailbox="demo:ben")], "two")
+        opened.forget(opened.tracked(key))
+        assert not opened.is_unfinished
+        assert opened.tracked(key) == []

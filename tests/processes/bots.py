@@ -1,6 +1,7 @@
 """The handlers of the servers under test: each counts its update in the session."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -69,6 +70,15 @@ def block(update: Update, session: Session[Work]) -> None:
     if first_time(f"hung-{update.id}"):
         time.sleep(seconds(update))
     session.data.count += 1
+
+
+@router.command("sign")
+async def sign(update: Update, session: Session[Work]) -> None:
+    """Write down which process this is, at once the first time; after the given seconds later."""
+    if not first_time(f"signed-{update.id}"):
+        await asyncio.sleep(seconds(update))
+    session.data.count += 1
+    session.data.order.append(str(os.getpid()))
 
 
 @router.command("send")

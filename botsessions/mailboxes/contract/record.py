@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Committed, Effect, Outcome
@@ -187,6 +188,16 @@ class RecordContract(MailboxCases):
             self.admit(arrival(chat, f"demo:{chat}", room=False))
         found = [names(self.mailbox.recover(2, f"two{number}")) for number in range(3)]
         assert found == [["ann", "eve"], ["ben", "dan"], []]
+
+    def test_recovery_leaves_what_is_not_due_yet(self) -> None:
+        now = datetime.now(UTC)
+        early, late = arrival("1"), arrival("2", "demo:ben")
+        self.admit(early, late, arrival("3", "demo:ben"))
+        self.commit(
+            failed(early, due_at=now - timedelta(seconds=1), go_on=False),
+            failed(late, due_at=now + timedelta(hours=1), go_on=False),
+        )
+        assert names(self.mailbox.recover(10, "two")) == ["1"]
 
     def test_recovery_finds_the_oldest_of_a_mailbox(self) -> None:
         self.admit(arrival("2", room=False), arrival("1", room=False))

@@ -137,8 +137,8 @@ class Statements:
         """Delete those of these leases in whose mailbox nothing waits: (key)."""
         raise NotImplementedError
 
-    def abandoned(self, limit: int) -> Tuples:
-        """Find mailboxes with pending updates and no live lease, longest waiting first: (key)."""
+    def abandoned(self, limit: int, now: datetime) -> Tuples:
+        """Find mailboxes with due updates and no live lease, longest waiting first: (key)."""
         raise NotImplementedError
 
     # Updates
@@ -194,18 +194,3 @@ class Statements:
     def connection_lost(self, error: Exception) -> bool:
         """Had the connection died, so that a new one may do?"""
         return self.connection.connection is None or not self.connection.is_usable()
-
-
-def statements_for(connection: BaseDatabaseWrapper) -> Statements:
-    """Return the statements for a connection, by its vendor."""
-    if connection.vendor == "postgresql":
-        from botsessions.mailboxes.statements.postgresql import PostgreSQLStatements
-
-        return PostgreSQLStatements(connection)
-    if connection.vendor == "sqlite":
-        from botsessions.mailboxes.statements.sqlite import SQLiteStatements
-
-        return SQLiteStatements(connection)
-    from botsessions.mailboxes.statements.orm import OrmStatements
-
-    return OrmStatements(connection)

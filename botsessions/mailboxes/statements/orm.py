@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import msgspec
 from django.db import DatabaseError, IntegrityError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Exists, Min, Model, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Exists, Max, Min, Model, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 from django.db.models.sql.compiler import SQLCompiler
 
@@ -114,11 +114,12 @@ class OrmStatements(Statements):
         self._leases(idle).delete()
         return [(key,) for key in idle]
 
-    def abandoned(self, limit: int) -> Tuples:
+    def abandoned(self, limit: int, now: datetime) -> Tuples:
         live = MailboxLease.objects.filter(key=OuterRef("mailbox"), expires_at__gt=DatabaseClock())
         rows = self._rows(BotUpdate).filter(~Exists(live), status=PENDING)
-        oldest = rows.values("mailbox").annotate(first=Min("id")).order_by("first")
-        return list(oldest.values_list("mailbox")[:limit])
+        oldest = rows.values("mailbox").annotate(first=Min("id"), due=Max("due_at"))
+        due = oldest.filter(Q(due=None) | Q(due__lte=now)).order_by("first")
+        return list(due.values_list("mailbox")[:limit])
 
     # Updates
 

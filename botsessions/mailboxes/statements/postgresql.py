@@ -45,7 +45,10 @@ SETTINGS = {
 SET_LOCAL = "SELECT " + ", ".join(
     f"set_config('{name}', '{value}', true)" for name, value in SETTINGS.items()
 )
-SET_FOR_GOOD = "; ".join(f"SET {name} TO {value}" for name, value in SETTINGS.items())
+# A process that is stopped while its admission is unended holds others up no longer than this:
+# then the server undoes it, and what it would have committed finds its lease lost.
+UNENDED = "SET idle_in_transaction_session_timeout TO '2s'"
+SET_FOR_GOOD = "; ".join([*(f"SET {name} TO {value}" for name, value in SETTINGS.items()), UNENDED])
 # Where nothing was acknowledged the transaction need not survive a crash of the server: a lost
 # lease is noticed.
 RELAX = "SET LOCAL synchronous_commit TO off"

@@ -63,7 +63,8 @@ ABANDONED = f"""
 SELECT u.mailbox FROM {UPDATES} u
 WHERE u.status = 'pending'
 AND NOT EXISTS (SELECT 1 FROM {LEASES} l WHERE l.key = u.mailbox AND l.expires_at > {{clock}})
-GROUP BY u.mailbox ORDER BY min(u.id) LIMIT %(limit)s"""
+GROUP BY u.mailbox HAVING coalesce(max(u.due_at), {{now}}) <= {{now}}
+ORDER BY min(u.id) LIMIT %(limit)s"""
 
 KNOWN = f"""
 SELECT r.update_id, r.bot FROM {{rows}}
@@ -185,8 +186,9 @@ class SqlStatements(Statements):
     def release_idle(self, leases: Sequence[LeaseRow]) -> Tuples:
         return self._run(RELEASE_IDLE, leases)
 
-    def abandoned(self, limit: int) -> Tuples:
-        return self.execute(self._sql(ABANDONED, LeaseRow), {"limit": limit})
+    def abandoned(self, limit: int, now: datetime) -> Tuples:
+        parameters = {"limit": limit, "now": self.time(now)}
+        return self.execute(self._sql(ABANDONED, LeaseRow), parameters)
 
     def known(self, updates: Sequence[UpdateRow]) -> Tuples:
         return self._run(KNOWN, updates)
