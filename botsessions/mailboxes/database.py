@@ -17,6 +17,8 @@ every other database.
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -72,6 +74,8 @@ Result = TypeVar("Result")
 
 #: How often a transaction is run in all when the database asks to run it again.
 TRANSACTION_ATTEMPTS = 4
+#: The longest pause before it is run again, in seconds.
+RERUN_PAUSE = 0.05
 #: What COMMIT makes of an update.
 STATUS = {Effect.DONE: "done", Effect.RETRY: "pending", Effect.PARKED: "parked"}
 
@@ -348,6 +352,8 @@ class DatabaseMailbox:
                 attempts -= 1
                 if isinstance(error, DatabaseError) and self.statements.may_retry(error):
                     if attempts:
+                        # Not in step with those whom it met.
+                        time.sleep(random.uniform(0, RERUN_PAUSE))  # noqa: S311
                         continue
                     raise Unavailable(f"The database is too busy: {error}") from error
                 # An InternalError is how PostgreSQL ends a transaction that was idle for too long.

@@ -41,17 +41,17 @@ class Orm:
         self.mailbox: Mailbox = DatabaseMailbox(statements=OrmStatements)
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("committed")
 class TestOwn(Own, MailboxContract):
     """In transactions of its own, as in a server."""
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("committed")
 class TestOwnOpened(MailboxContract):
     """As in a server, whose thread for the verbs has a connection of its own."""
 
     @pytest.fixture(autouse=True)
-    def _mailbox(self) -> Iterator[None]:
+    def _mailbox(self, committed: None) -> Iterator[None]:
         self.mailbox: Mailbox = DatabaseMailbox()
         self.mailbox.open()
         yield
@@ -68,14 +68,24 @@ class TestOrm(Orm, MailboxContract):
     pass
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("committed")
 class TestOwnRaces(Own, MailboxRaceContract):
     pass
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("committed")
 class TestOrmRaces(Orm, MailboxRaceContract):
     pass
+
+
+@pytest.mark.usefixtures("committed")
+def test_database_that_cannot_update_on_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Oracle: somebody else's row is found by the insert that fails."""
+    monkeypatch.setattr(type(connection.features), "supports_update_conflicts", False)
+    suite = MailboxRaceContract()
+    suite.mailbox = DatabaseMailbox(statements=OrmStatements)
+    suite.test_overlapping_batches_in_opposite_orders_lose_nothing()
+    suite.test_abandoned_mailbox_is_recovered_once()
 
 
 @pytest.mark.django_db

@@ -79,7 +79,7 @@ def database_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     connection.close()
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("committed")
 @pytest.mark.parametrize("kind", KINDS)
 class TestErrors:
     def test_transaction_is_run_again_when_the_database_asks(self, kind: str) -> None:
@@ -182,7 +182,7 @@ def kill_connection() -> None:
     at_once(kill)
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("committed")
 @pytest.mark.parametrize("kind", KINDS)
 class TestWithinATransaction:
     """A verb called in somebody's transaction is a savepoint in it."""
@@ -240,7 +240,7 @@ def test_settings_of_a_foreign_transaction_stay_as_they_are() -> None:
     assert shown() == before
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("committed")
 def test_project_isolation_level_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot from before the wait for a lock would hide what was committed meanwhile."""
     if connection.vendor != "postgresql":
@@ -265,7 +265,7 @@ def test_project_isolation_level_does_not_matter(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def opened() -> Iterator[DatabaseMailbox]:
+def opened(committed: None) -> Iterator[DatabaseMailbox]:
     """A mailbox whose verbs have this thread, and its connection, for themselves."""
     mailbox = DatabaseMailbox()
     mailbox.open()
@@ -273,7 +273,7 @@ def opened() -> Iterator[DatabaseMailbox]:
     mailbox.close()
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("committed")
 class TestUnfinishedAdmission:
     """In a server an admission may be finished by the next verb, on PostgreSQL."""
 

@@ -51,6 +51,11 @@ class Database(ABC):
         rows = self.query("SELECT status FROM botsessions_botupdate WHERE update_id = ?", update)
         return str(rows[0][0]) if rows else ""
 
+    def attempts(self, update: str) -> int:
+        """Return how often an update was tried and failed."""
+        rows = self.query("SELECT attempts FROM botsessions_botupdate WHERE update_id = ?", update)
+        return int(rows[0][0]) if rows else 0
+
     def pending(self, chat: str) -> int:
         """Return how many updates wait in a chat's mailbox."""
         [(pending,)] = self.query(

@@ -45,8 +45,9 @@ def test_an_update_that_waits_for_its_next_attempt_is_handed_over_too(
     fleet: Fleet, person: str
 ) -> None:
     update = said(person, "/fail")
-    leaving = fleet.guest(LEASE="30", RENEW_EVERY="10", RETRY_DELAY="0.5")
+    leaving = fleet.guest(LEASE="30", RENEW_EVERY="10", RETRY_DELAY="1.5")
     leaving.post(update)
+    fleet.until(lambda: fleet.database.attempts(id_of(update)) == 1)
     leaving.terminate()
 
     fleet.until(lambda: fleet.database.status(id_of(update)) == "parked", within=MARGIN)

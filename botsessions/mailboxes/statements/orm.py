@@ -81,19 +81,40 @@ class OrmStatements(Statements):
 
         def make(key: str) -> MailboxLease:
             return MailboxLease(
-                key=key,
-                token=tokens[key],
-                acquired_at=DatabaseClock(),
-                expires_at=later,
+                key=key, token=tokens[key], acquired_at=DatabaseClock(), expires_at=later
             )
 
-        found, taken = self._add(sorted(tokens), find, make)
+        if self.connection.features.supports_update_conflicts:
+            found = find(sorted(tokens))
+            new = [make(key) for key in sorted(tokens) if key not in found]
+            taken = self._insert_or_lock(new)
+        else:
+            found, taken = self._add(sorted(tokens), find, make)
         free = [key for key, has_expired in found.items() if has_expired]
         for token in {tokens[key] for key in free}:
             self._leases([key for key in free if tokens[key] == token]).update(
                 token=token, acquired_at=DatabaseClock(), expires_at=later
             )
         return [(key,) for key in (*taken, *free)]
+
+    def _insert_or_lock(self, leases: Sequence[MailboxLease]) -> list[str]:
+        """Insert these leases, and return the keys of those that nobody inserted meanwhile.
+
+        MySQL answers an insert that fails with a shared lock, and many who hold one and then want
+        to write end in a deadlock. One that updates waits for its turn. What it updates is as good
+        as what was there: somebody else took the mailbox at this very moment.
+        """
+        if not leases:
+            return []
+        has_target = self.connection.features.supports_update_conflicts_with_target
+        self._rows(MailboxLease).bulk_create(
+            leases,
+            batch_size=BATCH,
+            update_conflicts=True,
+            update_fields=["acquired_at"],
+            unique_fields=["key"] if has_target else None,
+        )
+        return self._held([LeaseRow(lease.key, lease.token) for lease in leases])
 
     def lock(self, leases: Sequence[LeaseRow]) -> Tuples:
         return list(self._leases([lease.key for lease in leases]).values_list("key", "token"))
