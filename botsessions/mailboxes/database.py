@@ -238,9 +238,11 @@ class DatabaseMailbox:
         )
 
     def _load(self, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
-        return _spread(
-            self.statements.sessions(_rows([key for each in keys for key in each])), keys
-        )
+        statements = self.statements
+        with statements.together():
+            statements.begin(durable=True)
+            stored = statements.sessions(_rows([key for each in keys for key in each]))
+        return _spread(stored, keys)
 
     def _store(self, arrivals: Sequence[Arrival]) -> None:
         statements = self.statements

@@ -1,4 +1,4 @@
-"""A database that is cleaned by hand: Django's way, a flush of every table, takes ten times as long."""
+"""What the tests of this folder share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from botsessions.models import BotSession, BotUpdate, MailboxLease, TrackedMessa
 
 @pytest.fixture
 def committed(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    """Let the test commit, as `django_db(transaction=True)` does."""
+    """Let the test commit, as `django_db(transaction=True)` does.
+
+    What it wrote is deleted: Django's flush of every table takes longer than most of these tests.
+    """
     with django_db_blocker.unblock():
         yield
         for model in (TrackedMessage, BotSession, BotUpdate, MailboxLease):

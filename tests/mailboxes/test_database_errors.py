@@ -229,7 +229,7 @@ def test_settings_of_a_foreign_transaction_stay_as_they_are() -> None:
     mailbox = DatabaseMailbox()
 
     def shown() -> list[str]:
-        names = ("synchronous_commit", "enable_seqscan", "plan_cache_mode")
+        names = ("synchronous_commit", "enable_seqscan", "enable_hashjoin")
         with connection.cursor() as cursor:
             return [cursor.execute(f"SHOW {name}").fetchone()[0] for name in names]
 

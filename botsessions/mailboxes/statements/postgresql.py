@@ -131,7 +131,10 @@ class PostgreSQLStatements(SqlStatements):
 
     def begin(self, *, durable: bool) -> None:
         if self._begun is None:
-            return  # it would last until the end of somebody else's transaction
+            # The settings would last until the end of somebody else's transaction. A plan made
+            # without them must not be kept.
+            self._take("SET LOCAL plan_cache_mode TO force_custom_plan")
+            return
         if not self.own:
             self.execute(SET_LOCAL, {})
         if not durable:
