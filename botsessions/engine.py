@@ -48,7 +48,7 @@ from botsessions.mailboxes.base import (
     Waiting,
 )
 from botsessions.mailboxes.database import DatabaseMailbox
-from botsessions.turns import RECOVERED, Turn
+from botsessions.turns import RECOVERED, Turn, TurnAnswer
 from botsessions.updates import Update
 
 log = logging.getLogger("botsessions.engine")
@@ -100,7 +100,7 @@ class Engine:
         self._overflowed = False
         #: Mailboxes that were taken up after other processes.
         self.recovered = 0
-        self._settle: dict[str, Callable[[Any, Any, float], None]] = {
+        self._parts: dict[str, Callable[[Any, Any, float], None]] = {
             "commits": self._committed,
             "records": self._answered,
             "asks": self._answered,
@@ -242,7 +242,10 @@ class Engine:
         try:
             while self._turn or self.mailbox.is_unfinished:
                 if not self._turn:
-                    await self._in_database(self.mailbox.flush)
+                    # Handlers that finish at once have a turn ready, which flushes on its way.
+                    await asyncio.sleep(0)
+                    if not self._turn:
+                        await self._in_database(self.mailbox.flush)
                     continue
                 turn, self._turn = self._turn, Turn()
                 self._turn.admits = turn.admits[TURN_SIZE:]
@@ -250,22 +253,30 @@ class Engine:
                 token = f"{self.name}-{next(self._tokens)}"
                 until = time.monotonic() + settings.LEASE
                 room = 0 if self._stopping else self._room - len(self._handling)
+                tell = self._teller(until)
                 try:
-                    answers = await self._in_database(partial(turn.work, self.mailbox, token, room))
+                    await self._in_database(partial(turn.work, self.mailbox, token, room, tell))
                 except BaseException:  # the event loop ends
                     turn.abandon(Unavailable("This process is stopping."))
                     raise
-                for part, items, answer in answers:
-                    try:
-                        self._settle[part](items, answer, until)
-                    except Exception:
-                        log.exception("The %s of a turn were not settled: a bug.", part)
         finally:
             self._worker = None
             if self._turn:
                 self._wake()
 
     # What the database answered
+
+    def _teller(self, until: float) -> Callable[[TurnAnswer], object]:
+        """Return what brings an answer from the database thread to the event loop."""
+        loop = self._loop
+        return lambda answer: loop.call_soon_threadsafe(self._settle, answer, until)
+
+    def _settle(self, answer: TurnAnswer, until: float) -> None:
+        part, items, result = answer
+        try:
+            self._parts[part](items, result, until)
+        except Exception:
+            log.exception("The %s of a turn were not settled: a bug.", part)
 
     def _admitted(
         self, items: list[tuple[Delivery, Arrival]], answer: Admitted, until: float

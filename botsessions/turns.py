@@ -14,7 +14,7 @@ from botsessions.mailboxes.base import Arrival, Commit, Mailbox, Sent, Waiting
 RECOVERED = 100
 
 #: A part of a turn, the items that went together, and their answer or the exception that they met.
-Answer = tuple[str, list[Any], Any]
+TurnAnswer = tuple[str, list[Any], Any]
 
 
 class Turn:
@@ -35,15 +35,19 @@ class Turn:
     def __bool__(self) -> bool:
         return any(getattr(self, part) for part in self.__slots__)
 
-    def work(self, mailbox: Mailbox, token: str, room: int) -> list[Answer]:
-        """Do it all, in the calling thread; `token` is for the mailboxes that are taken.
+    def work(
+        self, mailbox: Mailbox, token: str, room: int, tell: Callable[[TurnAnswer], object]
+    ) -> None:
+        """Do it all, in the calling thread, and `tell` each answer as it comes.
 
-        Commits come first: the mailboxes that they free can be taken in the same turn. Beyond
-        `room` arrivals are stored rather than handled.
+        `token` is for the mailboxes that are taken; beyond `room` arrivals are stored rather than
+        handled. Commits come first: they free mailboxes for the same turn, and while the rest is
+        done those who waited for them have their answer.
         """
-        return [*self._work(mailbox, token, room)]
+        for answer in self._work(mailbox, token, room):
+            tell(answer)
 
-    def _work(self, mailbox: Mailbox, token: str, room: int) -> Iterator[Answer]:
+    def _work(self, mailbox: Mailbox, token: str, room: int) -> Iterator[TurnAnswer]:
         arrivals = [
             (each, self._arrival(each, has_room=number < room))
             for number, each in enumerate(self.admits)
@@ -99,7 +103,7 @@ class Turn:
             future.cancel()
 
 
-def _answers(part: str, items: list[Any], verb: Callable[[list[Any]], Any]) -> Iterator[Answer]:
+def _answers(part: str, items: list[Any], verb: Callable[[list[Any]], Any]) -> Iterator[TurnAnswer]:
     """Do a batch;
 
     where it cannot be done do it one by one, so that what is wrong with one fails alone.
