@@ -1,10 +1,9 @@
-"""An update on its way through the engine, and the lease under which it is handled."""
+"""An update on its way through the engine."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import traceback
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,8 +12,8 @@ from typing import Any
 from botsessions import clock
 from botsessions.bots import Bot, bots
 from botsessions.conf import settings
-from botsessions.exceptions import LeaseLost
 from botsessions.keys import SessionKey, mailbox_of
+from botsessions.leases import Lease
 from botsessions.mailboxes.base import Commit, Effect, Row, Save, Waiting
 from botsessions.routing import Route
 from botsessions.updates import Update
@@ -25,27 +24,6 @@ log = logging.getLogger("botsessions.engine")
 LONGEST_DELAY = 300.0
 #: The end of a traceback, in characters, that is kept with a failed update.
 MAX_TRACEBACK = 20_000
-
-
-class Lease:
-    """A mailbox that this engine holds, by its own clock until `until` at the least."""
-
-    __slots__ = ("lost", "mailbox", "token", "until")
-
-    def __init__(self, mailbox: str, token: str, until: float) -> None:
-        self.mailbox = mailbox
-        self.token = token
-        self.until = until
-        self.lost = False
-
-    def check(self) -> None:
-        """Raise `LeaseLost` where another process may have taken the mailbox over."""
-        if self.lost or time.monotonic() >= self.until:
-            raise LeaseLost(f"The lease of mailbox {self.mailbox} has run out.")
-
-    def give_back(self, *, go_on: bool = True) -> Commit:
-        """Return what gives the mailbox back; where updates wait, it is gone on with instead."""
-        return Commit(self.mailbox, self.token, Effect.NOTHING, go_on=go_on)
 
 
 class Delivery:

@@ -32,8 +32,9 @@ from django.core.exceptions import ImproperlyConfigured
 from botsessions import clock
 from botsessions.conf import settings
 from botsessions.context import Context, current
-from botsessions.delivery import Delivery, Lease
+from botsessions.delivery import Delivery
 from botsessions.exceptions import LeaseLost, SessionConflict, Unavailable
+from botsessions.leases import TICK, Lease, Leases
 from botsessions.mailboxes.base import (
     Admission,
     Admitted,
@@ -59,6 +60,8 @@ CONFLICTS = 5
 TURN_SIZE = 500
 #: Seconds until the database is asked again after it was away.
 COMEBACK = 0.5
+#: Seconds after which an engine that will not last goes on with nothing that it need not.
+PATIENCE = 5.0
 #: Seconds between looks for handlers that have been running for longer than ACK_AFTER.
 SLOW_TICK = 0.1
 
@@ -90,7 +93,7 @@ class Engine:
         self._worker: asyncio.Task[None] | None = None
         self._handling: set[Delivery] = set()
         self._later: dict[Lease, tuple[asyncio.TimerHandle, Delivery]] = {}
-        self._held: dict[str, Lease] = {}
+        self._leases = Leases()
         self._slow_timer: asyncio.TimerHandle | None = None
         self._renewal: asyncio.TimerHandle | None = None
         self._upkeep: asyncio.Task[None] | None = None
@@ -98,6 +101,7 @@ class Engine:
         self.threads: ThreadPoolExecutor | None = None
         self._stopping = False
         self._overflowed = False
+        self._busy_since = 0.0
         #: Mailboxes that were taken up after other processes.
         self.recovered = 0
         self._parts: dict[str, Callable[[Any, Any, float], None]] = {
@@ -127,6 +131,7 @@ class Engine:
         """
         if self._stopping:
             raise Unavailable("This process is stopping.")
+        self._note_busy()
         acknowledged = self._loop.create_future()
         self._turn.admits.append(Delivery(update, acknowledged))
         self._wake()
@@ -195,6 +200,7 @@ class Engine:
         Raises `Unavailable`. Where there are many, the engine goes on by itself as it has room;
         `recovered` counts them all.
         """
+        self._note_busy()
         found: asyncio.Future[list[Waiting]] = self._loop.create_future()
         self._turn.recovers.append(found)
         self._wake()
@@ -233,6 +239,10 @@ class Engine:
         self, delay: float, call: Callable[..., None], *arguments: Any
     ) -> asyncio.TimerHandle:
         return self._loop.call_later(delay, call, *arguments, context=self._context())
+
+    def _note_busy(self) -> None:
+        if not self.is_lasting and not self._is_busy():
+            self._busy_since = time.monotonic()
 
     def _is_busy(self) -> bool:
         return bool(self._handling or self._turn or self._worker is not None)
@@ -290,6 +300,7 @@ class Engine:
         ):
             if decision is Admission.HANDLE or decision is Admission.HANDLE_STORED:
                 delivery.lease = self._hold(delivery.mailbox, answer.token, until)
+                delivery.lease.extend(until, provisional=answer.is_unfinished)
                 delivery.rows = dict(zip(delivery.keys, rows, strict=True))
                 self._reach("admitted", delivery)
                 if decision is Admission.HANDLE_STORED:
@@ -312,17 +323,16 @@ class Engine:
             return
         going_on = {each.mailbox for each in answer.waiting}
         for (commit, delivery), outcome in zip(items, answer.outcomes, strict=True):
-            lease = self._held.get(commit.mailbox)
-            held = lease is not None and lease.token == commit.token
+            lease = self._leases.find(commit)
             if outcome is Outcome.COMMITTED:
-                if held and commit.mailbox not in going_on:
-                    del self._held[commit.mailbox]
+                if lease is not None and commit.mailbox not in going_on:
+                    self._leases.end(lease)
                 if delivery is not None:
                     self._reach("committed", delivery)
                     delivery.acknowledge()
             elif outcome is Outcome.LEASE_LOST:
-                if held:
-                    del self._held[commit.mailbox]
+                if lease is not None:
+                    self._leases.end(lease)
                 if delivery is not None:
                     self._lost(delivery)
             elif delivery is not None and outcome is Outcome.CONFLICT:
@@ -337,13 +347,13 @@ class Engine:
 
     def _uncommitted(self, commit: Commit, delivery: Delivery | None, error: Exception) -> None:
         """Nothing of it was written: the database is away, or will not take this."""
-        lease = self._held.get(commit.mailbox)
+        lease = self._leases.find(commit)
         if delivery is not None:
             if commit.effect is Effect.DONE and not isinstance(error, Unavailable):
                 self._write(delivery.failed(error), delivery)
                 return
             delivery.acknowledge(_unavailable(error, delivery))
-        if lease is not None and lease.token == commit.token:
+        if lease is not None:
             # If the update is stored it is taken up again, once the database answers.
             self._call_later(COMEBACK, self._give_back, lease)
 
@@ -371,8 +381,8 @@ class Engine:
             return
         for lease in items:
             if lease.mailbox in answer:
-                lease.until = until
-            elif self._held.get(lease.mailbox) is lease:
+                lease.extend(until)
+            else:
                 lease.lost = True
 
     def _loaded(self, items: list[Delivery], answer: list[list[Row | None]], until: float) -> None:
@@ -508,28 +518,30 @@ class Engine:
     # Leases and times
 
     def _hold(self, mailbox: str, token: str, until: float) -> Lease:
-        lease = self._held.get(mailbox)
-        if lease is None or lease.token != token:
-            lease = self._held[mailbox] = Lease(mailbox, token, until)
         if self._renewal is None:
-            self._renewal = self._call_later(settings.RENEW_EVERY, self._renew)
-        return lease
+            self._renewal = self._call_later(min(TICK, settings.RENEW_EVERY), self._renew)
+        return self._leases.hold(mailbox, token, until)
 
     def _renew(self) -> None:
         self._renewal = None
-        if self._held:
-            self._turn.renews.extend(self._held.values())
+        if self._leases:
+            self._turn.renews.extend(self._leases.due())
+            self._renewal = self._call_later(min(TICK, settings.RENEW_EVERY), self._renew)
+        if self._turn:
             self._wake()
-            self._renewal = self._call_later(settings.RENEW_EVERY, self._renew)
 
     def _give_back(self, lease: Lease, *, go_on: bool = True) -> None:
         self._write(lease.give_back(go_on=go_on), None)
 
     def _write(self, commit: Commit, delivery: Delivery | None) -> None:
-        if self._stopping:
+        if self._stopping or self._is_impatient():
             commit.go_on = False
         self._turn.commits.append((commit, delivery))
         self._wake()
+
+    def _is_impatient(self) -> bool:
+        """Must an engine that somebody waits for leave what else arrives to other processes?"""
+        return not self.is_lasting and time.monotonic() > self._busy_since + PATIENCE
 
     def _store_slow(self) -> None:
         """Store, and so acknowledge, what is being handled for longer than its bot's ACK_AFTER."""

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from botsessions.delivery import Delivery, Lease
+from botsessions.delivery import Delivery
 from botsessions.exceptions import Unavailable
+from botsessions.leases import Lease
 from botsessions.mailboxes.base import Arrival, Commit, Mailbox, Sent, Waiting
 
 #: How many mailboxes one look for abandoned updates takes up.

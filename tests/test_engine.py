@@ -339,6 +339,33 @@ async def test_an_update_of_a_bot_that_is_gone_is_parked() -> None:
         assert "'gone' is not configured" in row.error
 
 
+async def test_an_engine_that_does_not_last_is_not_captured_by_a_busy_chat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A WSGI request, or a script, ends although others go on filling its mailbox."""
+    router = Router()
+    handled = 0
+
+    @router.message()
+    async def endless(update: Update) -> None:
+        nonlocal handled
+        handled += 1
+        if handled < 10_000:
+            await BotUpdate.objects.acreate(
+                bot="demo", update_id=f"more {handled}", type="message", mailbox="demo:ann:ann",
+                status="pending", received_at=clock.now(),
+                payload={"bot": "demo", "id": f"more {handled}", "type": "message"},
+            )  # fmt: skip
+
+    monkeypatch.setattr("botsessions.engine.PATIENCE", 0.3)
+    with running(router):
+        engine = current_engine()
+        await engine.submit(message())
+        await asyncio.wait_for(engine.drain(), 10)
+    assert 1 < handled < 10_000
+    assert not await MailboxLease.objects.aexists()
+
+
 async def test_stopping_lets_handlers_finish() -> None:
     router = Router()
     begun = asyncio.Event()

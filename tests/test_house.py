@@ -18,8 +18,8 @@ LAYERS = [
     {"exceptions", "conf", "signals", "clock", "updates", "keys"},
     {"models", "stores", "mailboxes", "platforms", "migrations"},
     {
-        "context", "session", "injection", "routing", "bots", "delivery", "turns", "engine",
-        "webhook",
+        "context", "session", "injection", "routing", "bots", "leases", "delivery", "turns",
+        "engine", "webhook",
     },
     {"operations", "tasks"},
     {

@@ -73,6 +73,8 @@ class Admitted(msgspec.Struct):
     sessions: list[list[Row | None]]
     #: Stored updates of the mailboxes that were taken, to be handled now.
     waiting: list[Waiting]
+    #: Was it left unfinished? Then its leases are sure only once they were renewed.
+    is_unfinished: bool = False
 
 
 class Save(msgspec.Struct, gc=False):

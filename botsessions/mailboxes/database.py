@@ -136,7 +136,9 @@ class DatabaseMailbox:
         connections[self.using].close()
 
     def admit(self, arrivals: Sequence[Arrival], token: str) -> Admitted:
-        return self._transaction(lambda: self._admit(arrivals, token))
+        admitted = self._transaction(lambda: self._admit(arrivals, token))
+        admitted.is_unfinished = self.is_unfinished
+        return admitted
 
     def load(self, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
         return self._transaction(lambda: self._load(keys))

@@ -83,3 +83,20 @@ def test_a_live_holder_renews_its_lease(fleet: Fleet, person: str) -> None:
     fleet.until_count(person, 2)
     assert fleet.database.count(person) == 2
     assert len(fleet.runs(update)) == 1
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("started_fleet", ["postgresql"], indirect=True)
+def test_a_process_paused_in_an_unfinished_admission_sends_nothing_afterwards(
+    fleet: Fleet, person: str
+) -> None:
+    """P3, P8: the database undid the admission long before the lease would have run out."""
+    guest = fleet.guest(LEASE="30", RENEW_EVERY="10")
+    update = said(person, "/send pause@admitted")
+    answer = fleet.in_background(lambda: guest.post(update))
+    fleet.until(guest.is_paused)
+    fleet.deliver(update)
+    fleet.until_count(person, 1)
+    guest.signal(signal.SIGCONT)
+    answer.result(20)
+    assert fleet.sent(person) == [id_of(update)]
