@@ -189,6 +189,8 @@ class DatabaseMailbox:
     # Each in its transaction
 
     def _admit(self, arrivals: Sequence[Arrival], token: str) -> Admitted:
+        if not arrivals:
+            return Admitted(token, [], [], [])
         statements, now = self.statements, clock.now()
         updates = [
             _pending(number, arrival.update, arrival.mailbox)

@@ -42,16 +42,17 @@ WHERE {LEASES}.expires_at <= {{clock}}
 RETURNING key"""
 
 LOCK = f"""
-SELECT l.key, l.token FROM {{rows}} JOIN {LEASES} l ON l.key = r.key
-ORDER BY l.key {{binary}} {{for_update}}"""
+SELECT l.key, l.token FROM {{rows}} {{locked:{LEASES} l ON l.key = r.key}}"""
 
 RENEW = f"""
 UPDATE {LEASES} SET expires_at = {{later}}
-WHERE (key, token) IN (SELECT r.key, r.token FROM {{rows}})
+WHERE key {{among:SELECT r.key FROM}}
+AND (key, token) IN (SELECT r.key, r.token FROM {{rows}})
 RETURNING key"""
 
 RELEASE = f"""
-DELETE FROM {LEASES} WHERE (key, token) IN (SELECT r.key, r.token FROM {{rows}})"""
+DELETE FROM {LEASES} WHERE key {{among:SELECT r.key FROM}}
+AND (key, token) IN (SELECT r.key, r.token FROM {{rows}})"""
 
 RELEASE_IDLE = f"""{RELEASE}
 AND NOT EXISTS (
@@ -68,16 +69,16 @@ ORDER BY min(u.id) LIMIT %(limit)s"""
 
 KNOWN = f"""
 SELECT r.update_id, r.bot FROM {{rows}}
-WHERE EXISTS (SELECT 1 FROM {UPDATES} u WHERE u.update_id = r.update_id AND u.bot = r.bot)"""
+{{one:{UPDATES} u ON u.update_id = r.update_id AND u.bot = r.bot}}"""
 
 NEXT = f"""
 SELECT l.key, l.token, {{json:u.payload}}, u.attempts, {{json:u.journal}}, u.due_at
 FROM {{rows}}
-JOIN {LEASES} l ON l.key = r.key AND l.token = r.token
-JOIN {UPDATES} u ON u.id = (
+{{one:{LEASES} l ON l.key = r.key AND l.token = r.token}}
+{{one:{UPDATES} u ON u.id = (
     SELECT p.id FROM {UPDATES} p
     WHERE p.mailbox = r.key AND p.status = 'pending' ORDER BY p.attempts DESC, p.id LIMIT 1
-)"""
+)}}"""
 
 STORE = f"""
 INSERT INTO {UPDATES} (
@@ -110,7 +111,7 @@ SESSION_MATCH = """s.chat = r.chat AND s."user" = r."user" AND s.thread = r.thre
 
 SELECT_SESSIONS = f"""
 SELECT r.number, s.id, s.version, s.is_open, {{json:s.data}} FROM {{rows}}
-JOIN {SESSIONS} s ON {SESSION_MATCH}"""
+{{one:{SESSIONS} s ON {SESSION_MATCH}}}"""
 
 OPEN_SESSIONS = f"""
 INSERT INTO {SESSIONS} ({SESSION_KEY}, version, is_open, created_at, updated_at)
@@ -142,7 +143,7 @@ SELECT
 FROM {{rows}} WHERE true
 ON CONFLICT (session_id, chat, message_id) WHERE NOT (message_id = '') DO NOTHING"""
 
-PLACE = re.compile(r"\{(\w+)(?::([\w.]+))?\}")
+PLACE = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 
 
 class SqlStatements(Statements):
@@ -161,6 +162,22 @@ class SqlStatements(Statements):
 
     def json(self, column: str) -> str:
         """Return the SQL that reads a JSON column as text."""
+        raise NotImplementedError
+
+    def one(self, join: str) -> str:
+        """Return the SQL that joins to each row of `r` the one row of `TABLE alias ON condition`.
+
+        It is looked up for each: a plan that goes through the table for all of them at once may
+        have been made while the table was empty.
+        """
+        raise NotImplementedError
+
+    def locked(self, join: str) -> str:
+        """Return the same, locking what is joined, in the order of `r`."""
+        return self.one(join)
+
+    def among(self, query: str) -> str:
+        """Return the SQL of a condition that a column is among the results of a query."""
         raise NotImplementedError
 
     def time(self, moment: datetime) -> object:
@@ -240,10 +257,13 @@ class SqlStatements(Statements):
         if sql is None:
 
             def fill(place: re.Match[str]) -> str:
-                name, column = place.groups()
-                if name == "rows":
-                    return self.table(row)
-                return self.json(column) if name == "json" else self.places[name]
+                name, text = place.groups()
+                if text is None:
+                    return self.table(row) if name == "rows" else self.places[name]
+                if name == "among":
+                    return self.among(f"{text} {self.table(row)}")
+                rendered: str = getattr(self, name)(text)
+                return rendered
 
             sql = self._rendered[template, row] = PLACE.sub(fill, template)
         return sql

@@ -40,7 +40,6 @@ class SQLiteStatements(SqlStatements):
         "clock": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')",
         "later": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', %(seconds)s || ' seconds')",
         "binary": "COLLATE BINARY",
-        "for_update": "",
         "now": "%(now)s",
         "joined": """(
     SELECT json_group_array(json(value)) FROM (
@@ -52,6 +51,12 @@ class SQLiteStatements(SqlStatements):
 
     def table(self, row: type[msgspec.Struct]) -> str:
         return f"(SELECT {_columns(row)} FROM json_each(%(rows)s)) AS r"
+
+    def one(self, join: str) -> str:
+        return f"JOIN {join}"
+
+    def among(self, query: str) -> str:
+        return f"IN ({query})"
 
     def json(self, column: str) -> str:
         return column
