@@ -47,10 +47,7 @@ current: ContextVar[Context | None] = ContextVar("botsessions_context", default=
 
 
 class Action(Generic[R]):
-    """Something a handler does to the world:
-
-    await it, or leave it to happen when the handler returns.
-    """
+    """Something a handler does to the world, now or when it returns."""
 
     __slots__ = ("_context", "done", "messages", "ordinal", "perform", "result", "session")
 
@@ -130,10 +127,7 @@ class Context:
         return [save for save in changed if save is not None]
 
     async def in_thread(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-        """Run a `def` handler in a thread;
-
-        without threads of the engine's own, in that of the database.
-        """
+        """Run a `def` handler in a thread: the engine's, or where it has none Django's."""
         if self.engine.threads is None:
             return await sync_to_async(function, thread_sensitive=True)(*args, **kwargs)
 

@@ -32,10 +32,7 @@ BY_NAME: dict[str, object] = {"update": Update, "session": Session}
 
 
 class Plan:
-    """How to call a function:
-
-    a provider for each of its parameters, and the sessions among them.
-    """
+    """How to call a function: what provides each parameter, and the sessions among them."""
 
     def __init__(
         self,
@@ -165,9 +162,9 @@ def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[A
 
 
 def _annotations(function: Callable[..., Any], name: str) -> dict[str, Any]:
-    """The parameters of a function with their annotations;
+    """Return a function's parameters with their annotations.
 
-    unannotated ones go by name, or by being alone.
+    One without an annotation goes by its name, or by being alone.
     """
     parameters = [
         each

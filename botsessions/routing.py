@@ -56,9 +56,9 @@ class Route:
         return True
 
     async def run(self, context: Context) -> None:
-        """Call the handler within its middleware;
+        """Call the handler within its middleware.
 
-        where it raises, the first error handler that fits may recover.
+        Where that raises, the first error handler that fits may recover.
         """
         try:
             if self.middleware:
@@ -147,9 +147,9 @@ class Router:
         return self.on(UpdateType.CALLBACK_QUERY, filters=(is_action, *filters))
 
     def middleware(self, function: Function) -> Function:
-        """Put a function around every handler of this router:
+        """Put a function around every handler of this router.
 
-        it declares `call_next` and awaits it.
+        It is an `async def` that declares `call_next` and awaits it.
         """
         plan = Plan(function, given=frozenset({"call_next"}))
         if not plan.is_async or "call_next" not in dict(plan.parameters):

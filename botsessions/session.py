@@ -103,9 +103,10 @@ class Session(Generic[T]):
 
     @property
     def data(self) -> T:
-        """The session's data, decoded as the declared type;
+        """The session's data as the declared type.
 
-        change it in place or assign a new value.
+        Change it in place, or assign a new value. Raises `InvalidSessionData` where what is stored
+        does not fit the type.
         """
         if self._data is _UNSET:
             if self._row is not None and self._row.data is not None:
@@ -193,10 +194,7 @@ class Session(Generic[T]):
         return Save(self.key, self.version, encoded)
 
     def retype(self, spec: SessionSpec) -> bool:
-        """Let another handler of the update see this session as its type;
-
-        False if it is another type already.
-        """
+        """Let another handler of the update see this session as its type, if it has none yet."""
         if spec.type in (dict, self._type):
             return True
         if self._type is not dict:

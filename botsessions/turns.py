@@ -105,10 +105,7 @@ class Turn:
 
 
 def _answers(part: str, items: list[Any], verb: Callable[[list[Any]], Any]) -> Iterator[TurnAnswer]:
-    """Do a batch;
-
-    where it cannot be done do it one by one, so that what is wrong with one fails alone.
-    """
+    """Do a batch; where that fails each by itself, so that what is wrong with one fails alone."""
     if not items:
         return
     try:
