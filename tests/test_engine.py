@@ -366,6 +366,18 @@ async def test_an_engine_that_does_not_last_is_not_captured_by_a_busy_chat(
     assert not await MailboxLease.objects.aexists()
 
 
+def hanging() -> tuple[Router, asyncio.Event]:
+    """Return a router whose handler does not end by itself, and the event that it has begun."""
+    router, begun = Router(), asyncio.Event()
+
+    @router.message()
+    async def handler(update: Update) -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    return router, begun
+
+
 async def test_stopping_lets_handlers_finish() -> None:
     router = Router()
     begun = asyncio.Event()
@@ -388,13 +400,7 @@ async def test_stopping_lets_handlers_finish() -> None:
 
 
 async def test_stopping_gives_back_what_does_not_finish() -> None:
-    router = Router()
-    begun = asyncio.Event()
-
-    @router.message()
-    async def handler(update: Update) -> None:
-        begun.set()
-        await asyncio.sleep(60)
+    router, begun = hanging()
 
     with running(router, ack_after=0):
         engine = Engine()
@@ -408,13 +414,7 @@ async def test_stopping_gives_back_what_does_not_finish() -> None:
 
 
 async def test_stopping_refuses_what_was_not_acknowledged() -> None:
-    router = Router()
-    begun = asyncio.Event()
-
-    @router.message()
-    async def handler(update: Update) -> None:
-        begun.set()
-        await asyncio.sleep(60)
+    router, begun = hanging()
 
     with running(router):
         engine = Engine()
