@@ -66,7 +66,10 @@ class Platform:
     # Sending: on the event loop; each raises a `PlatformError`.
 
     async def send(self, chat: str, text: str, **options: Any) -> Any:
-        """Send a text message and return the platform's answer, unchanged."""
+        """Send a text message and return the platform's answer, unchanged.
+
+        The option `reply_to` is the id of a message that this one answers; others are its own.
+        """
         raise NotImplementedError
 
     async def call(self, method: str, **parameters: Any) -> Any:

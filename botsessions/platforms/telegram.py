@@ -101,8 +101,11 @@ class TelegramPlatform(Platform):
         """Send a text message (https://core.telegram.org/bots/api#sendmessage); return it.
 
         Options are the method's own, as `reply_markup`, `parse_mode`, `message_thread_id`,
-        `business_connection_id`. There is no way to tell Telegram that a call is a repetition.
+        `business_connection_id`; `reply_to` becomes its `reply_parameters`. There is no way to tell
+        Telegram that a call is a repetition.
         """
+        if reply_to := options.pop("reply_to", ""):
+            options.setdefault("reply_parameters", {"message_id": int(reply_to)})
         return await self._api.call(
             "sendMessage", {"chat_id": _chat_id(chat), "text": text, **options}
         )

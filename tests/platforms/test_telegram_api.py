@@ -165,6 +165,12 @@ def test_message_goes_out_as_telegram_wants_it(api: StubBotApi) -> None:
     assert message.user.is_bot
 
 
+def test_reply_names_the_message_that_it_answers(api: StubBotApi) -> None:
+    run(api, lambda platform: platform.send("42", "Hi", reply_to="7"))
+    (call,) = api.calls
+    assert call.parameters == {"chat_id": 42, "text": "Hi", "reply_parameters": {"message_id": 7}}
+
+
 def test_chat_may_be_named(api: StubBotApi) -> None:
     for chat in ("@gardeners", "1_0", " 5", "5x"):
         run(api, lambda platform, chat=chat: platform.send(chat, "Hi"))  # type: ignore[misc]
