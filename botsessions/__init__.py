@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from botsessions.bots import Bot
     from botsessions.context import Action
     from botsessions.keys import SessionKey
+    from botsessions.marks import Expires, Initial, OnMisfit, Qualifier, Scope
     from botsessions.routing import Router
-    from botsessions.session import Initial, Qualifier, Session
+    from botsessions.session import Session
     from botsessions.updates import Chat, Direction, Message, MessageKind, Update, UpdateType, User
 
 _HOMES = {
@@ -22,11 +23,14 @@ _HOMES = {
     "Bot": "bots",
     "Chat": "updates",
     "Direction": "updates",
-    "Initial": "session",
+    "Expires": "marks",
+    "Initial": "marks",
     "Message": "updates",
     "MessageKind": "updates",
-    "Qualifier": "session",
+    "OnMisfit": "marks",
+    "Qualifier": "marks",
     "Router": "routing",
+    "Scope": "marks",
     "Session": "session",
     "SessionKey": "keys",
     "Update": "updates",
@@ -39,11 +43,14 @@ __all__ = [
     "Bot",
     "Chat",
     "Direction",
+    "Expires",
     "Initial",
     "Message",
     "MessageKind",
+    "OnMisfit",
     "Qualifier",
     "Router",
+    "Scope",
     "Session",
     "SessionKey",
     "Update",

@@ -86,7 +86,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(BotSession)
 class BotSessionAdmin(ReadOnlyAdmin):
-    long_columns = ("data",)
+    long_columns = ("data", "quarantined")
     list_display = (
         "id", "bot", "chat", "user", "thread", "qualifier", "is_open", "version", "expires_at",
         "updated_at",
@@ -95,19 +95,23 @@ class BotSessionAdmin(ReadOnlyAdmin):
     search_fields = ("chat__exact", "user__exact")
     search_help_text = _("A chat or a user: the whole id.")
     fields = (
-        "bot", "chat", "user", "thread", "qualifier", "is_open", "version", "expires_at",
-        "created_at", "updated_at", "readable_data",
+        "bot", "chat", "user", "thread", "qualifier", "is_open", "matcher", "version", "expires_at",
+        "created_at", "updated_at", "readable_data", "readable_quarantined",
     )  # fmt: skip
-    readonly_fields = ("readable_data",)
+    readonly_fields = ("readable_data", "readable_quarantined")
 
     @admin.display(description=_("data"))
     def readable_data(self, session: BotSession) -> SafeString:
         return indented(session.data)
 
+    @admin.display(description=_("quarantined data"))
+    def readable_quarantined(self, session: BotSession) -> SafeString:
+        return indented(session.quarantined)
+
 
 @admin.register(TrackedMessage)
 class TrackedMessageAdmin(ReadOnlyAdmin):
-    long_columns = ("session__data",)
+    long_columns = ("session__data", "session__quarantined")
     list_display = (
         "id", "session", "chat", "message_id", "direction", "kind", "user", "excerpt", "sent_at",
     )  # fmt: skip

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from functools import partial
+from datetime import datetime, timedelta
+from functools import cached_property, partial
 from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from botsessions import injection
+from botsessions import clock, injection
 from botsessions.conf import settings
-from botsessions.context import Action, current
-from botsessions.keys import STRATEGIES, KeyStrategy, SessionKey
+from botsessions.context import Action, running
+from botsessions.data import POLICIES, QUARANTINE
+from botsessions.keys import (
+    STRATEGIES,
+    WITHIN_CHAT,
+    KeyStrategy,
+    SessionKey,
+    SlowKeyStrategy,
+    chat,
+)
+from botsessions.marks import Scope
 from botsessions.platforms.base import Platform
 from botsessions.routing import Router
-from botsessions.stores.base import Store
+from botsessions.session import Session, speaking
+from botsessions.sessions import SessionManager
+from botsessions.stores.base import Store, make_store
 from botsessions.updates import Update
 
-OPTIONS = frozenset({"PLATFORM", "ROUTER", "OPTIONS", "KEY", "STORE", "ACK_AFTER", "STORE_TEXT"})
+log = logging.getLogger("botsessions.bots")
+
+OPTIONS = frozenset(
+    {
+        "PLATFORM",
+        "ROUTER",
+        "OPTIONS",
+        "KEY",
+        "STORE",
+        "ACK_AFTER",
+        "STORE_TEXT",
+        "EXPIRES",
+        "ON_MISFIT",
+    }
+)
 
 
 class Bot:
@@ -49,12 +76,24 @@ class Bot:
             raise ImproperlyConfigured(
                 f"Bot '{alias}': ROUTER {configured.get('ROUTER')!r} is no botsessions.Router."
             )
+        #: The named strategy of its keys, "" for a function of the project.
+        self.strategy = ""
+        #: Is that function asynchronous? Then it is `key_later`.
+        self.finds_keys_slowly = False
         self.key_of: KeyStrategy = self._key_strategy(configured.get("KEY", "chat_user"))
         self.store = self._store(configured.get("STORE", "default"))
         self.ack_after = float(
             configured.get("ACK_AFTER", settings.ACK_AFTER if platform.redelivers else 0)
         )
         self.store_text = bool(configured.get("STORE_TEXT", True))
+        self.expires = self._expires(configured.get("EXPIRES"))
+        self.on_misfit = configured.get("ON_MISFIT", QUARANTINE)
+        if self.on_misfit not in POLICIES and not callable(self.on_misfit):
+            raise ImproperlyConfigured(
+                f"Bot '{alias}': ON_MISFIT {self.on_misfit!r} is none of {', '.join(POLICIES)} "
+                "and no function."
+            )
+        self.sessions = SessionManager(self)
 
     def __repr__(self) -> str:
         return f"<Bot {self.alias}>"
@@ -64,37 +103,100 @@ class Bot:
         """Does the bot keep sessions at all? Not with `STORE: None`."""
         return self.store is not None
 
-    def session_keys(self, update: Update) -> tuple[list[Any], SessionKey | None, list[SessionKey]]:
-        """Return the routes that may handle an update, its key, and the sessions they declare."""
-        base = self.key_of(update)
+    def session_keys(
+        self, update: Update, base: SessionKey | None
+    ) -> tuple[list[Any], list[SessionKey]]:
+        """Return the routes that may handle an update of that key, and the sessions they name."""
         candidates = self.router.candidates(update)
-        if base is None or self.store is None:
-            return candidates, base, []
+        if self.store is None:
+            return candidates, []
         keys: list[SessionKey] = []
         for route in candidates:
-            for qualifier in route.qualifiers:
-                key = base.qualified(qualifier)
+            for scope, qualifier in route.fragments:
+                within = self.key_in(scope, update, base)
+                if within is None:
+                    continue
+                key = within.qualified(qualifier or within.qualifier)
                 if key not in keys:
                     keys.append(key)
-        return candidates, base, keys
+        return candidates, keys
 
-    def send(self, chat: str, text: str, **options: Any) -> Action[Any]:
-        """Send a message that is in no session's slice, and return the platform's answer.
+    def key_in(self, scope: Scope, update: Update, base: SessionKey | None) -> SessionKey | None:
+        """Return the key of an update in a scope; `base` is that of the bot's own strategy."""
+        return base if not scope.name else STRATEGIES[scope.name](update)
 
-        Within a handler it is journaled like a session's send: not repeated when the update is
-        handled again.
+    def unit_of(self, update: Update, base: SessionKey | None) -> SessionKey | None:
+        """Return the key whose mailbox an update enters: what is worked on by one at a time.
+
+        It is the update's own, or the chat's where a session of everybody in it is declared, or
+        sessions of several scopes lie within a chat. What lies outside is protected by its version.
         """
+        return (chat(update) if self._mixes_scopes else None) or base
+
+    @cached_property
+    def _mixes_scopes(self) -> bool:
+        """Is the chat the unit of a bot whose own keys are others?"""
+        within = {self.strategy, *(scope.name for scope in self.router.scopes)} & WITHIN_CHAT
+        several = self.strategy in WITHIN_CHAT and len(within) > 1
+        return several or (self.strategy != "chat" and "chat" in within)
+
+    def unit_of_key(self, key: SessionKey) -> SessionKey:
+        """Return the same for a key without an update."""
+        return SessionKey(key.bot, key.chat) if self._mixes_scopes and key.chat else key
+
+    def matches(self, matcher: str, update: Update) -> bool:
+        """Does a session with that matcher track the message of an update?
+
+        A matcher that raises, or that is not there any more, matches nothing.
+        """
+        if not matcher:
+            return True
+        function = self.router.find_matcher(matcher)
+        if function is None:
+            log.warning("Bot '%s' has no matcher %r (any more).", self.alias, matcher)
+            return False
+        try:
+            return bool(function(update))
+        except Exception:
+            log.exception("Matcher %r of bot '%s' failed.", matcher, self.alias)
+            return False
+
+    def expiry(self) -> datetime | None:
+        """Return when a session expires that is written now, None for never."""
+        return None if self.expires is None else clock.now() + self.expires
+
+    def send(self, chat: str | None, text: str, **options: Any) -> Action[Any]:
+        """Send a message and return the platform's answer.
+
+        It is in no session's slice, but for within `with session:`, where it is in that session's;
+        there `chat` may be None, for the session's chat. Within a handler it is journaled like a
+        session's send: not repeated when the update is handled again.
+        """
+        session = self._speaking()
+        if session is not None:
+            return session.send(text, to=chat, **options)
+        if chat is None:
+            raise TypeError("bot.send() needs a chat, but for within `with session:`.")
         return Action(
-            current.get(),
+            running(),
             lambda: self.platform.send(chat, text, **options),
             lambda result: self.platform.messages(result, chat),
         )
 
     def call(self, method: str, **parameters: Any) -> Action[Any]:
-        """Call a method of the platform's API and return its result, unchanged."""
-        return Action(
-            current.get(), lambda: self.platform.call(method, **parameters), self.platform.messages
-        )
+        """Call a method of the platform's API and return its result, unchanged.
+
+        Within `with session:` the messages that it returns are in the session's slice.
+        """
+        session = self._speaking()
+        if session is not None:
+            return session.call(method, **parameters)
+        return Action(running(), lambda: self.platform.call(method, **parameters))
+
+    def _speaking(self) -> Session[Any] | None:
+        """Return the session of this bot in whose `with` block the caller is."""
+        blocks = speaking.get()
+        return blocks[-1] if blocks and blocks[-1].speaks_for(self) else None
 
     def _import(self, name: str, path: object) -> object:
         """Return what a dotted path names; what is no string is taken as it is."""
@@ -109,6 +211,7 @@ class Bot:
 
     def _key_strategy(self, key: object) -> KeyStrategy:
         if isinstance(key, str) and key in STRATEGIES:
+            self.strategy = key
             return STRATEGIES[key]
         if isinstance(key, str) and "." not in key:
             raise ImproperlyConfigured(
@@ -118,11 +221,22 @@ class Bot:
         strategy = self._import("KEY", key)
         if not callable(strategy):
             raise ImproperlyConfigured(f"Bot '{self.alias}': KEY {key!r} cannot be called.")
-        return partial(self._checked_key, cast(KeyStrategy, strategy))
+        if injection.is_asynchronous(strategy):
+            self.finds_keys_slowly = True
+            self.key_later: SlowKeyStrategy = partial(
+                self._slow_key, cast(SlowKeyStrategy, strategy)
+            )
+        return partial(self._key, cast(KeyStrategy, strategy))
 
-    def _checked_key(self, strategy: KeyStrategy, update: Update) -> SessionKey | None:
+    def _key(self, strategy: KeyStrategy, update: Update) -> SessionKey | None:
         """Ask a strategy of the project's own. Raises `ValueError` for what is no key."""
-        key = strategy(update)
+        return self._checked_key(strategy(update))
+
+    async def _slow_key(self, strategy: SlowKeyStrategy, update: Update) -> SessionKey | None:
+        """Ask an asynchronous one."""
+        return self._checked_key(await strategy(update))
+
+    def _checked_key(self, key: SessionKey | None) -> SessionKey | None:
         if key is None:
             return None
         if not isinstance(key, SessionKey) or key.bot != self.alias:
@@ -133,23 +247,26 @@ class Bot:
         key.check()
         return key
 
-    def _store(self, alias: str | None) -> Store | None:
-        if alias is None:
-            return None
+    def _expires(self, after: object) -> timedelta | None:
+        if isinstance(after, int | float) and not isinstance(after, bool):
+            after = timedelta(seconds=after)
+        if after is None or (isinstance(after, timedelta) and after > timedelta(0)):
+            return after
+        raise ImproperlyConfigured(
+            f"Bot '{self.alias}': EXPIRES {after!r} is no timedelta, number of seconds or None, "
+            "or not above zero."
+        )
+
+    def _store(self, alias: str | Store | None) -> Store | None:
+        if alias is None or isinstance(alias, Store):
+            return alias
         stores = settings.STORES
         if alias not in stores:
             raise ImproperlyConfigured(
                 f"Bot '{self.alias}': STORE {alias!r} is not in BOTSESSIONS['STORES'] "
                 f"({', '.join(sorted(stores))})."
             )
-        configured = stores[alias]
-        backend = self._import(f"STORES['{alias}']['BACKEND']", configured.get("BACKEND"))
-        if not (isinstance(backend, type) and issubclass(backend, Store)):
-            raise ImproperlyConfigured(
-                f"STORES['{alias}']['BACKEND'] {configured.get('BACKEND')!r} is no subclass of "
-                "botsessions.stores.Store."
-            )
-        return backend(alias, configured.get("OPTIONS", {}))
+        return make_store(alias, stores[alias])
 
 
 class Bots(Mapping[str, Bot]):

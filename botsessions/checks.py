@@ -4,10 +4,11 @@ Ids are never reused. Platforms have checks of their own, which are shown here t
 
     E001  the settings of a bot           W001  SQLite that does not wait for its write lock
     E002  an unknown key                  W002  no URLconf has the webhooks
-    E003  a number out of its range
+    E003  a number out of its range       W003  a store's cache that runs code when it is read
     E004  a bot's alias
     E005  the database
     E006  the address for webhooks
+    E007  the settings of a store
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from botsessions.bots import Bot, bots
 from botsessions.conf import Settings, settings
+from botsessions.stores.base import make_store
 
 Configs = Sequence[AppConfig] | None
 
@@ -66,6 +68,7 @@ def check_settings(app_configs: Configs, **kwargs: Any) -> Iterator[CheckMessage
     yield from check_keys()
     yield from check_numbers()
     yield from check_database()
+    yield from check_stores()
     if not isinstance(settings.BOTS, Mapping):
         yield Error(
             'BOTSESSIONS["BOTS"] is no dict.',
@@ -155,6 +158,32 @@ def check_database() -> Iterator[CheckMessage]:
             '"timeout": 20, "init_command": "PRAGMA journal_mode=WAL"}.',
             id="botsessions.W001",
         )
+
+
+def check_stores() -> Iterator[CheckMessage]:
+    """E007, W003: make each store, and ask it what it thinks of its options."""
+    if not isinstance(settings.STORES, Mapping):
+        yield Error(
+            'BOTSESSIONS["STORES"] is no dict.',
+            hint="It has each store's settings under the store's alias.",
+            id="botsessions.E007",
+        )
+        return
+    configured = settings.BOTS.values() if isinstance(settings.BOTS, Mapping) else ()
+    used = [each.get("STORE", "default") for each in configured if isinstance(each, Mapping)]
+    for alias, entry in settings.STORES.items():
+        try:
+            store = make_store(alias, entry)
+        except ImproperlyConfigured as error:
+            # A bot that uses it cannot be made, and says so in its E001.
+            if alias not in used:
+                yield Error(
+                    str(error),
+                    hint=f"Correct BOTSESSIONS['STORES'][{alias!r}], or remove it.",
+                    id="botsessions.E007",
+                )
+        else:
+            yield from store.check()
 
 
 def check_webhooks() -> Iterator[CheckMessage]:

@@ -12,21 +12,37 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 
+from botsessions.contents import drop, fill
 from botsessions.keys import SessionKey
-from botsessions.mailboxes.base import Mailbox, Save, Sent
-from botsessions.updates import Message, Update
+from botsessions.mailboxes.base import Arrival, Mailbox, Opening, Row, Save, Seen, Sent
+from botsessions.updates import Direction, Message, Update, UpdateType
 
 if TYPE_CHECKING:
     from botsessions.bots import Bot
-    from botsessions.delivery import Delivery
+    from botsessions.leases import Lease
     from botsessions.session import Session
 
 R = TypeVar("R")
+
+#: The types of update that bring a message: said, edited, or shown under a pressed button.
+TRACKED = frozenset(
+    {
+        UpdateType.MESSAGE,
+        UpdateType.EDITED_MESSAGE,
+        UpdateType.CHANNEL_POST,
+        UpdateType.EDITED_CHANNEL_POST,
+        UpdateType.BUSINESS_MESSAGE,
+        UpdateType.EDITED_BUSINESS_MESSAGE,
+        UpdateType.GUEST_MESSAGE,
+        UpdateType.CALLBACK_QUERY,
+    }
+)
 
 
 class Engine(Protocol):
@@ -35,7 +51,7 @@ class Engine(Protocol):
     #: Where `def` handlers run; None for the thread of the database.
     threads: ThreadPoolExecutor | None
 
-    async def record(self, delivery: Delivery, sent: Sent) -> None:
+    async def record(self, delivery: Any, sent: Sent) -> None:
         """Journal what a handler sent; returns when the database has it."""
 
     async def ask(self, question: Callable[[Mailbox], R]) -> R:
@@ -46,23 +62,53 @@ class Engine(Protocol):
 current: ContextVar[Context | None] = ContextVar("botsessions_context", default=None)
 
 
+def running() -> Context | None:
+    """Return the context of the handler that is running, None outside of one.
+
+    A task that a handler has left behind is outside.
+    """
+    context = current.get()
+    return None if context is None or context.is_over else context
+
+
 class Action(Generic[R]):
     """Something a handler does to the world, now or when it returns."""
 
-    __slots__ = ("_context", "done", "messages", "ordinal", "perform", "result", "session")
+    __slots__ = (
+        "_context",
+        "closes",
+        "done",
+        "is_journaled",
+        "messages",
+        "ordinal",
+        "perform",
+        "read",
+        "result",
+        "session",
+    )
 
     result: R
 
     def __init__(
         self,
         context: Context | None,
-        perform: Callable[[], Awaitable[R]],
-        messages: Callable[[R], Sequence[Message]],
+        perform: Callable[[], Awaitable[Any]],
+        messages: Callable[[Any], Sequence[Message]] = lambda _: (),
         session: SessionKey | None = None,
+        *,
+        closes: bool = False,
+        is_journaled: bool = True,
+        read: Callable[[Any], R] | None = None,
     ) -> None:
         self.perform = perform
         self.messages = messages
+        #: The session that it is about: open after it, unless it closes it.
         self.session = session
+        self.closes = closes
+        #: Is its result journaled? Not that of what only reads, or is done again with no harm.
+        self.is_journaled = is_journaled
+        #: Makes its result of what it gave, or of what the journal says that it gave.
+        self.read = read
         self.done = False
         self.ordinal = 0
         self._context = context
@@ -72,14 +118,40 @@ class Action(Generic[R]):
     def __await__(self) -> Generator[Any, None, R]:
         """Do it now, after those that came before it, and return its result."""
         if self._context is None:
-            return self.perform().__await__()
+            return self._alone().__await__()
         return self._context.until(self).__await__()
+
+    async def _alone(self) -> R:
+        self.finish(await self.perform())
+        return self.result
+
+    def finish(self, result: Any) -> None:
+        """Note what it gave."""
+        self.result = result if self.read is None else self.read(result)
+        self.done = True
+
+
+class Handled(Protocol):
+    """What a context needs of the update's delivery."""
+
+    bot: Bot
+    update: Update
+    key: SessionKey | None
+    rows: dict[SessionKey, Row | None]
+    #: The sessions that track what is said where the update is from, each with its matcher's name.
+    opened: Sequence[tuple[SessionKey, str]]
+    mailbox: str
+    lease: Lease
+    #: How often its handler has failed.
+    attempts: int
+    #: The results of what the handler sent before, by ordinal.
+    journal: dict[int, Any]
 
 
 class Context:
     """What the handlers of one update share."""
 
-    def __init__(self, delivery: Delivery, engine: Engine) -> None:
+    def __init__(self, delivery: Handled, engine: Engine) -> None:
         self.bot: Bot = delivery.bot
         self.update: Update = delivery.update
         self.key: SessionKey | None = delivery.key
@@ -89,7 +161,28 @@ class Context:
         self._delivery = delivery
         self._queue: list[Action[Any]] = []
         self._ordinals = 0
+        #: What is to be written with the commit, unless a verb needs it written before: sessions
+        #: to be opened, with the matcher that was given, and messages for their slices.
+        self._opens: dict[SessionKey, str | None] = {}
+        self.seen: list[Seen] = []
+        #: What the update itself brings into open sessions, whether or not its handler fails.
+        self.incoming = self._incoming(delivery.opened)
+        #: The sessions that were opened (True) or closed (False) so far, written or not.
+        self.opened: dict[SessionKey, bool] = {}
+        self.is_over = False
         self._turn: asyncio.Lock | None = None
+
+    def _incoming(self, opened: Sequence[tuple[SessionKey, str]]) -> list[Seen]:
+        message, delivery = self.update.message, self._delivery
+        if message is None or self.update.type not in TRACKED:
+            return []
+        if not message.id and (delivery.attempts or delivery.journal):
+            return []  # by nothing could it be told from what an earlier attempt has written
+        return [
+            self.notice(key, message, Direction.INCOMING)
+            for key, matcher in opened
+            if self.bot.matches(matcher, self.update)
+        ]
 
     def queue(self, action: Action[Any]) -> None:
         """Give an action its ordinal and let it wait for its await, or for the handler's end."""
@@ -120,6 +213,104 @@ class Context:
     def close(self) -> None:
         """The handler is over: a verb called from now on happens without it."""
         self._queue.clear()
+        self.is_over = True
+
+    def notice(self, session: SessionKey, message: Message, direction: Direction) -> Seen:
+        """Return what puts a message into a session's slice."""
+        if self.update.action is not None and message is self.update.message:
+            # The message under which the button stood.
+            is_ours = message.user is None or message.user.is_bot
+            direction = Direction.OUTGOING if is_ours else Direction.INCOMING
+        keep_text = self.bot.store_text
+        return Seen(session, message, direction, self.update.id, 0, keep_text)
+
+    def open(self, key: SessionKey, matcher: str | None = None) -> None:
+        """Let a session be open, from the commit on at the latest."""
+        self.opened[key] = True
+        if matcher is not None or key not in self._opens:
+            self._opens[key] = matcher
+
+    def close_session(self, key: SessionKey) -> None:
+        """Let nothing be tracked in a session: what was to be written into its slice is not."""
+        self.opened[key] = False
+        row = self.rows.get(key)
+        if row is not None:
+            row.is_open = False
+        self._opens.pop(key, None)
+        self.seen = [each for each in self.seen if each.session != key]
+        self.incoming = [each for each in self.incoming if each.session != key]
+
+    def openings(self) -> list[Opening]:
+        """Return the sessions that are to be opened, or open longer."""
+        return [
+            Opening(key, matcher, self._expiry(key))
+            for key, matcher in self._opens.items()
+            if matcher is not None or self._is_to_open(key)
+        ]
+
+    def _is_to_open(self, key: SessionKey) -> bool:
+        """Is there anything to be written for a session to be open?"""
+        row = self.rows.get(key)
+        return row is None or not row.is_open or self._expiry(key) is not None
+
+    def _note_open(self, key: SessionKey) -> None:
+        """Note that a session is opened before the commit: an expired one gets a new version."""
+        row = self.rows.get(key)
+        if row is not None:
+            row.version += row.is_expired
+            row.is_open, row.is_expired = True, False
+
+    def _expiry(self, key: SessionKey) -> datetime | None:
+        session = self.sessions.get(key)
+        return self.bot.expiry() if session is None else session.expiry()
+
+    async def settle(self) -> None:
+        """Write what is tracked so far, for a verb that looks at it."""
+        opens, seen = self._tracked()
+        if opens or seen:
+            await self.engine.ask(lambda mailbox: mailbox.track(opens, seen))
+
+    def _tracked(self) -> tuple[list[Opening], list[Seen]]:
+        """Hand over what is tracked so far, to be written before what comes next."""
+        opens, seen = self.openings(), [*self.incoming, *self.seen]
+        for each in opens:
+            self._note_open(each.key)
+        if opens or seen:
+            self._opens, self.seen, self.incoming = {}, [], []
+            self._delivery.opened = ()  # it is written, also when the handler is run again
+        return opens, seen
+
+    async def move_chat(self) -> None:
+        """Let a group's sessions follow it when it becomes a supergroup, whichever chat tells.
+
+        Raises `Unavailable` while updates of the group are worked on.
+        """
+        message, chat = self.update.message, self.update.chat
+        if message is None or chat is None or not (message.migrated_from or message.migrated_to):
+            return
+        bot, old = self.bot.alias, message.migrated_from or message.chat.id
+        if old == chat.id:
+            return
+        store = self.bot.store
+        moved = await self.engine.ask(lambda mailbox: mailbox.move(bot, old, chat.id, store))
+        if not moved:
+            return
+        await self.engine.ask(lambda _: drop(store, moved))
+        keys = list(self.rows)
+        arrival = Arrival(self.update, self._delivery.mailbox, keys, key=self.key)
+        [found] = await self.engine.ask(lambda mailbox: mailbox.find([arrival]))
+        rows = list(zip(keys, found.named, strict=True))
+        await self.engine.ask(lambda _: fill(store, rows))
+        self.rows.update(rows)
+        self.incoming = self._incoming(found.open)
+
+    async def load(self, key: SessionKey) -> Row | None:
+        """Return the stored row of a session that no handler declared."""
+        if key not in self.rows:
+            [[row]] = await self.engine.ask(lambda mailbox: mailbox.load([[key]]))
+            await self.engine.ask(lambda _: fill(self.bot.store, [(key, row)]))
+            self.rows[key] = row
+        return self.rows[key]
 
     def saves(self) -> list[Save]:
         """Return the sessions that the handlers changed. Raises `InvalidSessionData`."""
@@ -146,21 +337,36 @@ class Context:
     async def _perform(self, action: Action[Any]) -> None:
         delivery = self._delivery
         if action.ordinal in delivery.journal:
-            action.result = delivery.journal[action.ordinal]
-            action.done = True
+            action.finish(delivery.journal[action.ordinal])
+            self._tracked()  # was written with the journal, and may have been cleared since
+            if action.session is not None:
+                self.opened[action.session] = not action.closes
             return
         delivery.lease.check()
-        action.result = await action.perform()
-        action.done = True
+        result = await action.perform()
+        action.finish(result)
+        if action.session is not None:
+            self.opened[action.session] = not action.closes
+        if not action.is_journaled:
+            return
+        session = None if action.closes else action.session
+        is_opening = session is not None and self._is_to_open(session)
+        opens, seen = self._tracked()
+        if is_opening:
+            self._note_open(cast(SessionKey, session))
         await self.engine.record(
             delivery,
             Sent(
                 self.update,
                 delivery.mailbox,
                 action.ordinal,
-                action.result,
-                action.session,
-                action.messages(action.result) if action.session is not None else (),
+                result,
+                session,
+                action.messages(result) if session is not None else (),
                 self.bot.store_text,
+                self._expiry(session) if session is not None else None,
+                opens,
+                seen,
+                is_opening,
             ),
         )

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
 
 from botsessions import clock
 from botsessions.bots import Bot, bots
 from botsessions.conf import settings
+from botsessions.exceptions import Unavailable
 from botsessions.keys import SessionKey, mailbox_of
 from botsessions.leases import Lease
-from botsessions.mailboxes.base import Commit, Effect, Row, Save, Waiting
+from botsessions.mailboxes.base import (
+    Commit,
+    Effect,
+    Found,
+    Opening,
+    Row,
+    Save,
+    Seen,
+    Waiting,
+)
 from botsessions.routing import Route
-from botsessions.updates import Update
+from botsessions.updates import ACCESS, Update
 
 log = logging.getLogger("botsessions.engine")
 
+#: Seconds that a bot's asynchronous key strategy may take.
+KEY_WITHIN = 30.0
 #: The longest delay before another attempt, in seconds.
 LONGEST_DELAY = 300.0
 #: The end of a traceback, in characters, that is kept with a failed update.
@@ -34,12 +49,14 @@ class Delivery:
         "attempts",
         "bot",
         "conflicts",
+        "is_stored",
         "journal",
         "key",
         "keys",
         "lease",
         "losses",
         "mailbox",
+        "opened",
         "routes",
         "rows",
         "since",
@@ -52,8 +69,10 @@ class Delivery:
     #: The lease under which it is handled, once it was admitted.
     lease: Lease
 
-    def __init__(self, update: Update, acknowledged: asyncio.Future[None] | None) -> None:
-        self.update = update
+    def __init__(
+        self, update: Update, acknowledged: asyncio.Future[None] | None, mailbox: str = ""
+    ) -> None:
+        self.update = update = update.followed
         #: Resolved when the update is committed or stored; None where that was done before.
         self.acknowledged = acknowledged
         self.bot: Bot = bots[update.bot]
@@ -70,20 +89,43 @@ class Delivery:
         self.routes: list[Route] = []
         self.keys: list[SessionKey] = []
         self.key: SessionKey | None = None
+        #: The open sessions where it is from, each with its matcher's name.
+        self.opened: Sequence[tuple[SessionKey, str]] = ()
+        #: That in which it was stored; or its key's, where that cannot be found one of its own.
+        self.mailbox = mailbox
+        self.is_stored = bool(mailbox)
+        if not self.bot.finds_keys_slowly:
+            self._find_keys()
+        if not self.mailbox:
+            self.mailbox = mailbox_of(update, None)
+
+    async def find_keys(self) -> None:
+        """Ask an asynchronous key strategy, which `__init__` cannot wait for."""
         try:
-            self.routes, self.key, self.keys = self.bot.session_keys(update)
+            self.key = await self.bot.key_later(self.update)
+        except Exception as error:
+            self.trouble = error
+        else:
+            self._find_keys(self.key)
+
+    def _find_keys(self, *found: SessionKey | None) -> None:
+        try:
+            [self.key] = found or (self.bot.key_of(self.update),)
+            if not self.is_stored:
+                self.mailbox = mailbox_of(self.update, self.bot.unit_of(self.update, self.key))
+            self.routes, self.keys = self.bot.session_keys(self.update, self.key)
         except Exception as error:  # of the project's filter or key strategy: fails like a handler
             self.trouble = error
-        self.mailbox = mailbox_of(update, self.key)
+
+    def take(self, found: Found) -> None:
+        """Take over the sessions that the database found for it."""
+        self.rows = dict(zip(self.keys, found.named, strict=True))
+        self.opened = found.open
 
     @classmethod
     def of(cls, waiting: Waiting, lease: Lease) -> Delivery:
-        """Return the delivery of a stored update.
-
-        Raises `KeyError` where its bot is not configured.
-        """
-        delivery = cls(waiting.update, None)
-        delivery.mailbox = waiting.mailbox
+        """Return the delivery of a stored update."""
+        delivery = cls(waiting.update, None, waiting.mailbox)
         delivery.lease = lease
         delivery.attempts = waiting.attempts
         delivery.journal = {each["ordinal"]: each["result"] for each in waiting.journal}
@@ -98,11 +140,25 @@ class Delivery:
             else:
                 waiting.set_exception(error)
 
-    def done(self, saves: Sequence[Save]) -> Commit:
+    def done(
+        self, saves: Sequence[Save], opens: Sequence[Opening] = (), seen: Sequence[Seen] = ()
+    ) -> Commit:
         """Return what commits it as done."""
-        return self._end(Effect.DONE, saves=saves)
+        return self._end(Effect.DONE, saves=saves, opens=opens, seen=seen)
 
-    def failed(self, error: Exception) -> Commit:
+    def contended(self, reason: object, seen: Sequence[Seen] = ()) -> Commit:
+        """Return what tries it again, soon, for a reason that is no fault of its own.
+
+        It counts as one attempt at most, which keeps its place before what came later.
+        """
+        log.warning("Update %s of bot %s waits: %s", self.update.id, self.update.bot, reason)
+        pause = random.uniform(0.5, 1.5) * settings.RETRY_DELAY  # noqa: S311
+        due_at = clock.now() + timedelta(seconds=pause)
+        commit = self._end(Effect.RETRY, due_at=due_at, seen=seen)
+        commit.attempts = max(self.attempts, 1)
+        return commit
+
+    def failed(self, error: Exception, seen: Sequence[Seen] = ()) -> Commit:
         """Return what a handler's exception makes of it: another attempt, or parked."""
         attempts = self.attempts + 1
         delay = min(settings.RETRY_DELAY * 2 ** (attempts - 1), LONGEST_DELAY)
@@ -120,9 +176,95 @@ class Delivery:
             Effect.PARKED if parked else Effect.RETRY,
             error="".join(traceback.format_exception(error))[-MAX_TRACEBACK:],
             due_at=None if parked else clock.now() + timedelta(seconds=delay),
+            seen=seen,
         )
 
     def _end(self, effect: Effect, **details: Any) -> Commit:
         return Commit(
             self.mailbox, self.lease.token, effect, self.update, self.attempts + 1, **details
         )
+
+
+def unhandled(waiting: Waiting) -> Commit | None:
+    """Return what becomes of a stored update that is not for a handler, None for one that is.
+
+    An access from outside is handed the mailbox, once: who waits for it may be gone.
+    """
+    effect, attempts, error = Effect.PARKED, waiting.attempts, ""
+    if waiting.update.type == ACCESS:
+        effect = Effect.DONE if waiting.attempts else Effect.HANDED_OVER
+        attempts = 1
+    elif waiting.update.bot not in settings.BOTS:
+        error = f"Bot '{waiting.update.bot}' is not configured (any more)."
+    else:
+        try:
+            bots[waiting.update.bot]
+            return None
+        except ImproperlyConfigured as problem:
+            error = str(problem)
+    return Commit(waiting.mailbox, waiting.token, effect, waiting.update, attempts, error)
+
+
+class KeySearches:
+    """The searches of one engine for keys that a bot's strategy must look up first.
+
+    Those of a chat go one after another, so that its updates stay in order.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._last)
+
+    def find_key(
+        self,
+        delivery: Delivery,
+        then: Callable[[Delivery], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        """Go on with `then` when the key of a delivery is found: at once, unless it is slow."""
+        if not delivery.bot.finds_keys_slowly:
+            then(delivery)
+            return
+        update = delivery.update
+        place = (update.bot, update.conversation or (update.user.id if update.user else ""))
+        before = self._last.get(place)
+
+        async def find() -> None:
+            if before is not None:
+                await asyncio.wait([before])
+            try:
+                await asyncio.wait_for(delivery.find_keys(), KEY_WITHIN)
+            except TimeoutError as error:
+                delivery.trouble = error
+            if self._last.get(place) is task:
+                del self._last[place]
+            then(delivery)
+
+        task = self._last[place] = spawn(find())
+
+
+def slow_ones(handling: Iterable[Delivery], now: float) -> tuple[list[Delivery], bool]:
+    """Return those that run for longer than their bot's ACK_AFTER, and whether others may yet.
+
+    Both are those that somebody waits for. The slow ones are marked: they are about to be stored.
+    """
+    slow, waits = [], False
+    for delivery in handling:
+        if delivery.acknowledged is None or delivery.storing:
+            continue
+        if now - delivery.since >= delivery.bot.ack_after:
+            delivery.storing = True
+            slow.append(delivery)
+        else:
+            waits = True
+    return slow, waits
+
+
+def unavailable(error: Exception, delivery: Delivery) -> Unavailable:
+    """Return what the platform is told; an error that is not the database's absence is logged."""
+    if isinstance(error, Unavailable):
+        return error
+    log.error("Update %s cannot be written.", delivery.update.id, exc_info=error)
+    return Unavailable("The update cannot be written.")

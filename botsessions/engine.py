@@ -27,13 +27,12 @@ from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
 
 from asgiref.sync import sync_to_async
-from django.core.exceptions import ImproperlyConfigured
 
 from botsessions import clock
 from botsessions.conf import settings
 from botsessions.context import Context, current
-from botsessions.delivery import Delivery
-from botsessions.exceptions import LeaseLost, SessionConflict, Unavailable
+from botsessions.delivery import Delivery, KeySearches, slow_ones, unavailable, unhandled
+from botsessions.exceptions import LeaseLost, Unavailable
 from botsessions.leases import TICK, Lease, Leases
 from botsessions.mailboxes.base import (
     Admission,
@@ -42,9 +41,9 @@ from botsessions.mailboxes.base import (
     Commit,
     Committed,
     Effect,
+    Found,
     Mailbox,
     Outcome,
-    Row,
     Sent,
     Waiting,
 )
@@ -62,6 +61,8 @@ TURN_SIZE = 500
 COMEBACK = 0.5
 #: Seconds after which an engine that will not last goes on with nothing that it need not.
 PATIENCE = 5.0
+#: Seconds after which a mailbox that was handed over is looked for, should it be left with work.
+LOOK_AFTER = 1.0
 #: Seconds between looks for handlers that have been running for longer than ACK_AFTER.
 SLOW_TICK = 0.1
 
@@ -92,6 +93,7 @@ class Engine:
         self._turn = Turn()
         self._worker: asyncio.Task[None] | None = None
         self._handling: set[Delivery] = set()
+        self._searches = KeySearches()
         self._later: dict[Lease, tuple[asyncio.TimerHandle, Delivery]] = {}
         self._leases = Leases()
         self._slow_timer: asyncio.TimerHandle | None = None
@@ -101,7 +103,7 @@ class Engine:
         self.threads: ThreadPoolExecutor | None = None
         self._stopping = False
         self._overflowed = False
-        self._busy_since = 0.0
+        self._patient_until = 0.0
         #: Mailboxes that were taken up after other processes.
         self.recovered = 0
         self._parts: dict[str, Callable[[Any, Any, float], None]] = {
@@ -133,9 +135,12 @@ class Engine:
             raise Unavailable("This process is stopping.")
         self._note_busy()
         acknowledged = self._loop.create_future()
-        self._turn.admits.append(Delivery(update, acknowledged))
-        self._wake()
+        self._searches.find_key(Delivery(update, acknowledged), self._admit, self._spawn)
         return acknowledged
+
+    def _admit(self, delivery: Delivery) -> None:
+        self._turn.admits.append(delivery)
+        self._wake()
 
     async def start(self) -> None:
         """Begin to look for what crashed processes left behind, and go on until `stop`."""
@@ -240,12 +245,12 @@ class Engine:
     ) -> asyncio.TimerHandle:
         return self._loop.call_later(delay, call, *arguments, context=self._context())
 
-    def _note_busy(self) -> None:
+    def _note_busy(self, patience: float = PATIENCE) -> None:
         if not self.is_lasting and not self._is_busy():
-            self._busy_since = time.monotonic()
+            self._patient_until = time.monotonic() + patience
 
     def _is_busy(self) -> bool:
-        return bool(self._handling or self._turn or self._worker is not None)
+        return bool(self._handling or self._turn or self._worker is not None or self._searches)
 
     async def _work(self) -> None:
         """Take turn after turn to the database until nothing waits for it."""
@@ -293,15 +298,15 @@ class Engine:
     ) -> None:
         if isinstance(answer, Exception):
             for delivery, _ in items:
-                delivery.acknowledge(_unavailable(answer, delivery))
+                delivery.acknowledge(unavailable(answer, delivery))
             return
-        for (delivery, arrival), decision, rows in zip(
+        for (delivery, arrival), decision, found in zip(
             items, answer.decisions, answer.sessions, strict=True
         ):
             if decision is Admission.HANDLE or decision is Admission.HANDLE_STORED:
                 delivery.lease = self._hold(delivery.mailbox, answer.token, until)
                 delivery.lease.extend(until, provisional=answer.is_unfinished)
-                delivery.rows = dict(zip(delivery.keys, rows, strict=True))
+                delivery.take(found)
                 self._reach("admitted", delivery)
                 if decision is Admission.HANDLE_STORED:
                     self._reach("stored", delivery)
@@ -312,7 +317,7 @@ class Engine:
                 self._overflowed |= not arrival.room
                 self._reach("stored", delivery)
             delivery.acknowledge()
-        self._take_up(answer.waiting, until)
+        self.take_up(answer.waiting, until)
 
     def _committed(
         self, items: list[tuple[Commit, Delivery | None]], answer: Committed, until: float
@@ -337,10 +342,14 @@ class Engine:
                     self._lost(delivery)
             elif delivery is not None and outcome is Outcome.CONFLICT:
                 self._again(delivery)
-            elif delivery is not None:
-                delivery.acknowledge()
-                self._give_back(delivery.lease)
-        self._take_up(answer.waiting, until)
+            elif delivery is not None and outcome is Outcome.STORE_AWAY:
+                self._write(delivery.contended("a store is away"), delivery)
+            else:
+                if delivery is not None:
+                    delivery.acknowledge()
+                if lease is not None:
+                    self._give_back(lease)
+        self.take_up(answer.waiting, until)
         if self._overflowed and len(self._handling) < self._room:
             self._overflowed = False
             self._spawn(self._look())
@@ -352,7 +361,7 @@ class Engine:
             if commit.effect is Effect.DONE and not isinstance(error, Unavailable):
                 self._write(delivery.failed(error), delivery)
                 return
-            delivery.acknowledge(_unavailable(error, delivery))
+            delivery.acknowledge(unavailable(error, delivery))
         if lease is not None:
             # If the update is stored it is taken up again, once the database answers.
             self._call_later(COMEBACK, self._give_back, lease)
@@ -374,7 +383,7 @@ class Engine:
                 self._reach("stored", delivery)
                 delivery.acknowledge()
             else:
-                delivery.acknowledge(_unavailable(answer, delivery))
+                delivery.acknowledge(unavailable(answer, delivery))
 
     def _renewed(self, items: list[Lease], answer: set[str], until: float) -> None:
         if isinstance(answer, Exception):
@@ -382,16 +391,15 @@ class Engine:
         for lease in items:
             if lease.mailbox in answer:
                 lease.extend(until)
-            else:
-                lease.lost = True
+            lease.lost = lease.mailbox not in answer
 
-    def _loaded(self, items: list[Delivery], answer: list[list[Row | None]], until: float) -> None:
+    def _loaded(self, items: list[Delivery], answer: list[Found], until: float) -> None:
         if isinstance(answer, Exception):
             for delivery in items:
                 self._uncommitted(delivery.lease.give_back(), delivery, answer)
             return
-        for delivery, rows in zip(items, answer, strict=True):
-            delivery.rows = dict(zip(delivery.keys, rows, strict=True))
+        for delivery, found in zip(items, answer, strict=True):
+            delivery.take(found)
             self._begin(delivery)
 
     def _recovered(
@@ -401,28 +409,25 @@ class Engine:
         if not isinstance(answer, Exception):
             self.recovered += len(answer)
             self._overflowed |= len(answer) >= RECOVERED
-            self._take_up(answer, until)
+            self.take_up(answer, until)
 
     # Handling
 
-    def _take_up(self, waiting: Sequence[Waiting], until: float) -> None:
-        """Handle stored updates whose mailboxes are held, each when it is due."""
+    def take_up(self, waiting: Sequence[Waiting], until: float, patience: float = PATIENCE) -> None:
+        """Handle stored updates of mailboxes that are held; unless it lasts for `patience` only."""
+        self._note_busy(patience)
         for each in waiting:
             lease = self._hold(each.mailbox, each.token, until)
-            try:
-                delivery = Delivery.of(each, lease)
-            except (KeyError, ImproperlyConfigured):
-                error = f"Bot '{each.update.bot}' is not configured (any more)."
-                self._write(
-                    Commit(
-                        each.mailbox, each.token, Effect.PARKED, each.update, each.attempts, error
-                    ),
-                    None,
-                )
+            if (commit := unhandled(each)) is not None:
+                self._write(commit, None)
+                if commit.effect is Effect.HANDED_OVER and self.is_lasting:
+                    # It comes back with what was not done there.
+                    self._call_later(LOOK_AFTER, self._look_again)
                 continue
+            delivery = Delivery.of(each, lease)
             delay = (each.due_at - clock.now()).total_seconds() if each.due_at else 0
             if delay <= 0:
-                self._load(delivery)
+                self._searches.find_key(delivery, self._load, self._spawn)
             elif self.is_lasting and not self._stopping:
                 timer = self._call_later(delay, self._due, delivery, lease)
                 self._later[lease] = timer, delivery
@@ -431,10 +436,10 @@ class Engine:
 
     def _due(self, delivery: Delivery, lease: Lease) -> None:
         self._later.pop(lease, None)
-        self._load(delivery)
+        self._searches.find_key(delivery, self._load, self._spawn)
 
     def _load(self, delivery: Delivery) -> None:
-        if delivery.keys:
+        if delivery.keys or delivery.update.message is not None:
             self._turn.loads.append(delivery)
             self._wake()
         else:
@@ -444,7 +449,7 @@ class Engine:
         self._handling.add(delivery)
         delivery.since = self._loop.time()
         delivery.task = self._spawn(self._handle(delivery))
-        if self._slow_timer is None and delivery.acknowledged is not None and self.is_lasting:
+        if self._slow_timer is None and delivery.acknowledged and self.is_lasting:
             self._slow_timer = self._call_later(SLOW_TICK, self._store_slow)
 
     async def _handle(self, delivery: Delivery) -> None:
@@ -456,15 +461,19 @@ class Engine:
             self._reach("handling", delivery)
             if delivery.trouble is not None:
                 raise delivery.trouble
+            await context.move_chat()
             await delivery.bot.router.dispatch(context, delivery.routes)
-            commit = delivery.done(context.saves())
+            saves, seen = context.saves(), [*context.incoming, *context.seen]
+            commit = delivery.done(saves, context.openings(), seen)
             self._reach("before_commit", delivery)
+        except Unavailable as error:
+            commit = delivery.contended(error, context.incoming)
         except LeaseLost as error:
             log.warning("%s Update %s is handled anew.", error, delivery.update.id)
         except asyncio.CancelledError:
             delivery.acknowledge(Unavailable("This process is stopping."))
         except Exception as error:
-            commit = delivery.failed(error)
+            commit = delivery.failed(error, context.incoming)
         context.close()
         self._handling.discard(delivery)
         if commit is not None:
@@ -494,11 +503,11 @@ class Engine:
     def _again(self, delivery: Delivery) -> None:
         """Run the handler again on fresh sessions: somebody else has saved one of them."""
         delivery.conflicts += 1
+        delivery.rows.clear()
         if delivery.conflicts <= CONFLICTS:
             self._load(delivery)
-            return
-        error = SessionConflict(f"A session was saved by others {CONFLICTS} times in a row.")
-        self._write(delivery.failed(error), delivery)
+        else:
+            self._write(delivery.contended("others keep saving its sessions"), delivery)
 
     def _lost(self, delivery: Delivery) -> None:
         """Another process has the mailbox.
@@ -541,22 +550,15 @@ class Engine:
 
     def _is_impatient(self) -> bool:
         """Must an engine that somebody waits for leave what else arrives to other processes?"""
-        return not self.is_lasting and time.monotonic() > self._busy_since + PATIENCE
+        return not self.is_lasting and time.monotonic() > self._patient_until
 
     def _store_slow(self) -> None:
         """Store, and so acknowledge, what is being handled for longer than its bot's ACK_AFTER."""
         self._slow_timer = None
-        now = self._loop.time()
-        waits = False
-        for delivery in self._handling:
-            if delivery.acknowledged is None or delivery.storing:
-                continue
-            if now - delivery.since >= delivery.bot.ack_after:
-                delivery.storing = True
-                self._turn.stores.append(delivery)
-                self._wake()
-            else:
-                waits = True
+        slow, waits = slow_ones(self._handling, self._loop.time())
+        if slow:
+            self._turn.stores += slow
+            self._wake()
         if waits:
             self._slow_timer = self._call_later(SLOW_TICK, self._store_slow)
 
@@ -564,6 +566,10 @@ class Engine:
         while True:
             await self._look()
             await asyncio.sleep(settings.RECOVER_EVERY)
+
+    def _look_again(self) -> None:
+        if not self._stopping:
+            self._spawn(self._look())
 
     async def _look(self) -> None:
         try:
@@ -574,14 +580,6 @@ class Engine:
     def _reach(self, point: str, delivery: Delivery) -> None:
         if Engine.at_point is not None:
             Engine.at_point(point, delivery)
-
-
-def _unavailable(error: Exception, delivery: Delivery) -> Unavailable:
-    """Return what the platform is told; an error that is not the database's absence is logged."""
-    if isinstance(error, Unavailable):
-        return error
-    log.error("Update %s cannot be written.", delivery.update.id, exc_info=error)
-    return Unavailable("The update cannot be written.")
 
 
 _engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = weakref.WeakKeyDictionary()

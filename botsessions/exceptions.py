@@ -9,6 +9,7 @@
     │   ├── MalformedBody           400  not JSON, too deep, not an update
     │   └── Unavailable             503  the database is away, or the process is stopping
     ├── LeaseLost                   another process has taken the mailbox over
+    ├── MailboxBusy                 an access from outside did not get its turn in time
     ├── SessionError
     │   ├── SessionConflict         somebody else saved the session meanwhile
     │   ├── SessionsDisabled        the bot has no session store
@@ -84,6 +85,10 @@ class Unavailable(RequestRefused):
 
 class LeaseLost(BotsessionsError):
     """The mailbox's lease ran out and another process took it over; nothing was written."""
+
+
+class MailboxBusy(BotsessionsError):
+    """The mailbox of a session that was wanted outside a handler was not free in time."""
 
 
 class SessionError(BotsessionsError):

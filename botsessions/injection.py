@@ -1,8 +1,8 @@
 """Injection plans: what a function declares by annotation, worked out once, at registration.
 
-`Update`, `Bot`, `Session`, `Session[T]`, `Session[T] | None`, each session with `Qualifier("…")` or
-`Initial(factory)` in `Annotated`. What is not declared is not loaded. An annotation that cannot be
-filled is an `ImproperlyConfigured`.
+`Update`, `Bot`, `Session`, `Session[T]`, `Session[T] | None`, each session with marks in
+`Annotated`: `Qualifier("…")`, `Scope("…")`, `Initial(factory)`, `Expires(…)`, `OnMisfit(…)`. What
+is not declared is not loaded. An annotation that cannot be filled is an `ImproperlyConfigured`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from django.core.exceptions import ImproperlyConfigured
 from botsessions.context import Context
 from botsessions.exceptions import NoSessionKey, SessionsDisabled
 from botsessions.keys import SessionKey
-from botsessions.session import Initial, Qualifier, Session, SessionSpec
+from botsessions.marks import Expires, Initial, OnMisfit, Qualifier, Scope, SessionSpec
+from botsessions.session import Session
 from botsessions.updates import Update
 
 Provider = Callable[[Context], Any]
@@ -45,9 +46,7 @@ class Plan:
         #: A `def` handler may block, so it runs in a thread; a `def` filter decides at once.
         self.threaded = threaded
         self.name = getattr(function, "__qualname__", repr(function))
-        self.is_async = inspect.iscoroutinefunction(
-            function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-        )
+        self.is_async = is_asynchronous(function)
         self.sessions: list[SessionSpec] = []
         self.parameters: list[tuple[str, Provider | None]] = []
         #: Does it need the update alone, so that it can be asked before anything is loaded?
@@ -99,6 +98,12 @@ class Plan:
         return provider
 
 
+def is_asynchronous(function: Callable[..., Any]) -> bool:
+    """Is it an `async def`, a partial of one, or an object that is called as one?"""
+    called = getattr(function, "__call__", None)  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
 def session_spec(annotation: Any) -> SessionSpec | None:
     """Return what a session annotation declares, None for any other annotation."""
     marks: tuple[Any, ...] = ()
@@ -121,8 +126,11 @@ def session_spec(annotation: Any) -> SessionSpec | None:
     return SessionSpec(
         type=arguments[0] if arguments else dict,
         qualifier=next((mark.name for mark in marks if isinstance(mark, Qualifier)), ""),
+        scope=next((mark for mark in marks if isinstance(mark, Scope)), Scope()),
         optional=optional,
         initial=next((mark.factory for mark in marks if isinstance(mark, Initial)), None),
+        misfit=next((mark.policy for mark in marks if isinstance(mark, OnMisfit)), None),
+        expires=next((mark.after for mark in marks if isinstance(mark, Expires)), None),
     )
 
 
@@ -140,7 +148,7 @@ def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[A
             f"{handler} requires a session, but bot '{bot.alias}' has STORE: None. "
             "Give it a store, or declare the parameter as Session | None."
         )
-    base = context.key
+    base = bot.key_in(spec.scope, update, context.key)
     if base is None:
         if spec.optional:
             return None
@@ -148,7 +156,8 @@ def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[A
             f"{handler} requires a session, but an update of type '{update.type}' belongs to no "
             "chat or user to keep it for. Declare the parameter as Session | None."
         )
-    key: SessionKey = base.qualified(spec.qualifier)
+    # A strategy of the project's own may qualify its keys itself.
+    key: SessionKey = base.qualified(spec.qualifier or base.qualifier)
     session = context.sessions.get(key)
     if session is None:
         session = Session(context, key, spec, context.rows.get(key))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -52,6 +52,8 @@ class SessionKey(msgspec.Struct, frozen=True, order=True, gc=False, omit_default
 
 
 KeyStrategy = Callable[[Update], SessionKey | None]
+#: One that has to look something up first.
+SlowKeyStrategy = Callable[[Update], Awaitable[SessionKey | None]]
 
 
 def chat_user(update: Update) -> SessionKey | None:
@@ -93,6 +95,8 @@ STRATEGIES: dict[str, KeyStrategy] = {
     "auto": auto,
     "thread": thread,
 }
+#: The strategies whose keys lie within a chat.
+WITHIN_CHAT = frozenset({"chat_user", "chat", "auto", "thread"})
 
 
 def mailbox_of(update: Update, key: SessionKey | None) -> str:

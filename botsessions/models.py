@@ -17,7 +17,9 @@ from botsessions.updates import Direction
 class BotSession(models.Model):
     """One session: its key, its data, and the version that every save checks.
 
-    `data` is NULL while nothing was stored, which is not the same as an empty value.
+    `data` is NULL while nothing was stored, which is not the same as an empty value. While it is
+    open, what is said in its place is tracked; `matcher` names the function that chooses, `""` for
+    everything. `quarantined` is the last stored value that did not fit the session's type.
     """
 
     bot = models.CharField(_("bot"), max_length=64)
@@ -28,7 +30,10 @@ class BotSession(models.Model):
     data = models.JSONField(_("data"), null=True, blank=True)
     version = models.PositiveIntegerField(_("version"), default=0)
     is_open = models.BooleanField(_("open"), default=False)
+    # A process of the version before, still running while this is deployed, names no matcher.
+    matcher = models.CharField(_("matcher"), max_length=128, blank=True, default="", db_default="")
     expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
+    quarantined = models.JSONField(_("quarantined data"), null=True, blank=True)
     created_at = models.DateTimeField(_("created at"))
     updated_at = models.DateTimeField(_("updated at"))
 
@@ -41,6 +46,14 @@ class BotSession(models.Model):
             models.UniqueConstraint(
                 fields=["chat", "user", "thread", "qualifier", "bot"],
                 name="botsessions_session_key",
+            ),
+        )
+        indexes = (
+            models.Index(fields=["bot"], condition=Q(is_open=True), name="botsessions_open"),
+            models.Index(
+                fields=["expires_at"],
+                condition=Q(expires_at__isnull=False),
+                name="botsessions_expiring",
             ),
         )
 
@@ -68,7 +81,8 @@ class TrackedMessage(models.Model):
         db_index=False,  # the constraint below begins with it
     )
     chat = models.CharField(_("chat"), max_length=64)
-    message_id = models.CharField(_("message id"), max_length=64, blank=True, default="")
+    #: NULL where the platform gives none that lasts; the constraint below is for the others.
+    message_id = models.CharField(_("message id"), max_length=64, blank=True, null=True)  # noqa: DJ001
     direction = models.CharField(_("direction"), max_length=8, choices=Direction.choices)
     kind = models.CharField(_("kind"), max_length=64, default="text")
     is_service = models.BooleanField(_("service message"), default=False)
@@ -76,6 +90,7 @@ class TrackedMessage(models.Model):
     business = models.CharField(_("business connection"), max_length=64, blank=True, default="")
     text = models.TextField(_("text"), blank=True, default="")
     sent_at = models.DateTimeField(_("sent at"))
+    edited_at = models.DateTimeField(_("edited at"), null=True, blank=True)
     update_id = models.CharField(_("update id"), max_length=128, blank=True, default="")
     ordinal = models.PositiveIntegerField(_("ordinal"), default=0)
 
@@ -84,14 +99,12 @@ class TrackedMessage(models.Model):
         verbose_name_plural = _("tracked messages")
         constraints = (
             models.UniqueConstraint(
-                fields=["session", "chat", "message_id"],
-                condition=~Q(message_id=""),
-                name="botsessions_message_once",
+                fields=["session", "chat", "message_id"], name="botsessions_message_once"
             ),
         )
 
     def __str__(self) -> str:
-        return f"{self.chat}/{self.message_id}"
+        return f"{self.chat}/{self.message_id or ''}"
 
 
 class BotUpdate(models.Model):

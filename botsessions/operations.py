@@ -4,11 +4,35 @@ same.
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from uuid import uuid4
+
 from asgiref.sync import async_to_sync
+from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Q
 
+from botsessions import clock
+from botsessions.bots import Bot, bots
+from botsessions.conf import settings
+from botsessions.contents import drop
 from botsessions.engine import current_engine
+from botsessions.exceptions import Unavailable
+from botsessions.mailboxes.base import Admission, Arrival, Commit, Effect
+from botsessions.mailboxes.database import DatabaseMailbox
+from botsessions.mailboxes.slices import end_expired, key_of
+from botsessions.models import BotSession, BotUpdate
 from botsessions.turns import RECOVERED
+from botsessions.updates import Update
 
+log = logging.getLogger("botsessions.operations")
+
+PENDING = BotUpdate.Status.PENDING
+#: How many expired sessions are ended in one transaction.
+SWEPT = 100
 #: The most looks for abandoned updates in one call; what is left is for the next.
 LOOKS = 100
 
@@ -32,3 +56,79 @@ async def _recover() -> int:
         if found < RECOVERED:  # a look that found fewer has found them all
             break
     return engine.recovered
+
+
+def sweep(limit: int = 10_000) -> int:
+    """End sessions that have expired, up to `limit`, and return how many.
+
+    Their data, messages and rows are deleted, each in its turn in its mailbox: one that somebody
+    works on is left for the next sweep, and one that was written meanwhile has not expired. Stores
+    outside the database clear what has expired there. Safe at any time, in any number of processes.
+    """
+    mailbox = DatabaseMailbox()
+    ended = 0
+    for batch in _expired(limit):
+        ended += _end(mailbox, batch)
+    for store in {id(bot.store): bot.store for bot in _sound_bots()}.values():
+        try:
+            if store is not None and not store.in_row:
+                store.clear_expired()
+        except Unavailable as error:
+            log.warning("%r was not swept: %s", store, error)
+    return ended
+
+
+def _expired(limit: int) -> Iterator[list[BotSession]]:
+    """Yield the sessions that have expired by now, the oldest first, in batches."""
+    rows = BotSession.objects.using(settings.DATABASE).defer("data", "quarantined")
+    expired = rows.filter(expires_at__lt=clock.now()).order_by("expires_at", "id")
+    after = Q()
+    while limit > 0:
+        batch = list(expired.filter(after)[: min(SWEPT, limit)])
+        if not batch:
+            return
+        yield batch
+        limit -= len(batch)
+        last: datetime | None = batch[-1].expires_at
+        # Not those again that could not be taken.
+        after = Q(expires_at__gt=last) | Q(expires_at=last, id__gt=batch[-1].pk)
+
+
+def _end(mailbox: DatabaseMailbox, rows: Sequence[BotSession]) -> int:
+    """End these sessions where their mailboxes are free."""
+    known = {bot.alias: bot for bot in _sound_bots()}
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        key = key_of(row)
+        unit = known[row.bot].unit_of_key(key) if row.bot in known else key
+        found.setdefault(str(unit.qualified("")), []).append(row.pk)
+    arrivals = [
+        Arrival(Update("", f"sweep-{uuid4().hex}", "sweep"), name, only_now=True) for name in found
+    ]
+    token = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid4().hex[:12]}"
+    admitted = mailbox.admit(arrivals, token)
+    free = [
+        arrival.mailbox
+        for arrival, decision in zip(arrivals, admitted.decisions, strict=True)
+        if decision is Admission.HANDLE
+    ]
+    try:
+        ended = end_expired(mailbox.using, [pk for name in free for pk in found[name]])
+    finally:
+        # What waits in a mailbox comes first: whoever recovers it works on.
+        held = [*free, *(each.mailbox for each in admitted.waiting)]
+        mailbox.commit([Commit(name, token, Effect.NOTHING, go_on=False) for name in held])
+    if BotUpdate.objects.using(mailbox.using).filter(mailbox__in=free, status=PENDING).exists():
+        recover()  # what arrived meanwhile
+    for alias, bot in known.items():
+        drop(bot.store, [key for key in ended if key.bot == alias])
+    return len(ended)
+
+
+def _sound_bots() -> Iterator[Bot]:
+    """The bots whose settings are right; what is wrong with the others is for the checks to say."""
+    for alias in bots:
+        try:
+            yield bots[alias]
+        except ImproperlyConfigured as error:
+            log.warning("Bot '%s' is left out: %s", alias, error)

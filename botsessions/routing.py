@@ -10,10 +10,13 @@ from django.core.exceptions import ImproperlyConfigured
 
 from botsessions.context import Context
 from botsessions.injection import Plan
+from botsessions.marks import Scope
 from botsessions.updates import Update, UpdateType
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Filter = Callable[..., Any]
+#: Says whether a session tracks the message of an update.
+Matcher = Callable[[Update], bool]
 
 #: The types of update in which somebody says something new to the bot.
 MESSAGES = (UpdateType.MESSAGE, UpdateType.BUSINESS_MESSAGE, UpdateType.GUEST_MESSAGE)
@@ -35,18 +38,19 @@ class Route:
         """Return this route with a router's middleware and error handlers around it."""
         route = object.__new__(Route)
         route.__dict__.update(self.__dict__)
-        route.__dict__.pop("qualifiers", None)
+        route.__dict__.pop("fragments", None)
         route.middleware = (*router._middleware, *self.middleware)
         route.errors = (*self.errors, *router._errors)
         return route
 
     @cached_property
-    def qualifiers(self) -> tuple[str, ...]:
-        """The sessions that the filters, the middleware, the handler and its error handlers
-        declare.
+    def fragments(self) -> tuple[tuple[Scope, str], ...]:
+        """The scopes and qualifiers of the sessions that the filters, the middleware, the handler
+        and its error handlers declare.
         """
         plans = [*self.filters, *self.middleware, self.handler, *(plan for _, plan in self.errors)]
-        return tuple(dict.fromkeys(spec.qualifier for plan in plans for spec in plan.sessions))
+        specs = [spec for plan in plans for spec in plan.sessions]
+        return tuple(dict.fromkeys((spec.scope, spec.qualifier) for spec in specs))
 
     async def matches(self, context: Context) -> bool:
         """Ask the filters that need more than the update."""
@@ -104,6 +108,8 @@ class Router:
         self._errors: list[tuple[tuple[type[Exception], ...], Plan]] = []
         self._parents: list[Router] = []
         self._routes: dict[str, list[Route]] = {}
+        self._matchers: dict[str, Matcher] = {}
+        self._scopes: frozenset[Scope] | None = None
 
     # Registering
 
@@ -184,7 +190,33 @@ class Router:
         router._parents.append(self)
         self._changed()
 
+    def matcher(self, function: Matcher) -> Matcher:
+        """Give a function that chooses what a session tracks a name: its own.
+
+        It takes an update and says whether the session that was opened with it tracks the message.
+        """
+        name = function.__name__
+        if self.find_matcher(name) not in (None, function):
+            raise ImproperlyConfigured(f"This router has another matcher {name!r}.")
+        self._matchers[name] = function
+        return function
+
     # Finding
+
+    def find_matcher(self, name: str) -> Matcher | None:
+        """Return the matcher of that name, of this router or of one that it includes."""
+        found = self._matchers.get(name)
+        inner = (each for each in self._entries if isinstance(each, Router))
+        return found or next(filter(None, (each.find_matcher(name) for each in inner)), None)
+
+    @property
+    def scopes(self) -> frozenset[Scope]:
+        """The scopes of the sessions that its handlers declare."""
+        if self._scopes is None:
+            self._scopes = frozenset(
+                scope for route in self._flat() for scope, _ in route.fragments
+            )
+        return self._scopes
 
     def candidates(self, update: Update) -> list[Route]:
         """Return the routes that may match, in order, up to the first that is sure to."""
@@ -226,5 +258,6 @@ class Router:
 
     def _changed(self) -> None:
         self._routes.clear()
+        self._scopes = None
         for parent in self._parents:
             parent._changed()

@@ -10,6 +10,12 @@ from celery import shared_task
 from botsessions import operations
 
 
+@shared_task(name="botsessions.sweep", ignore_result=True)
+def sweep() -> None:
+    """End sessions that have expired; for Celery beat, every minute or so."""
+    operations.sweep()
+
+
 @shared_task(name="botsessions.recover", ignore_result=True)
 def recover() -> None:
     """Handle what crashed processes left behind; for Celery beat, every few seconds."""

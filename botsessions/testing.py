@@ -1,4 +1,4 @@
-"""Suites for a new platform or mailbox: they say what the rest of the app relies on.
+"""Suites for a new platform, mailbox or store: they say what the rest of the app relies on.
 
 A suite is a class of test methods, for pytest and for unittest; inherit it and say how to reach
 your own. A bug found in one backend becomes a case for all.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import msgspec
@@ -19,6 +20,7 @@ from botsessions.exceptions import MalformedBody, PlatformError, Unauthorized
 from botsessions.mailboxes.contract import MailboxContract as MailboxContract
 from botsessions.mailboxes.contract import MailboxRaceContract as MailboxRaceContract
 from botsessions.platforms.base import Deletion, Platform
+from botsessions.stores.contract import StoreContract as StoreContract
 from botsessions.updates import Message, Update
 
 #: Bodies that no platform sends: each is refused as malformed, or holds no update worth trouble.
@@ -170,6 +172,7 @@ class PlatformContract:
             async with platform:
                 result = await platform.send(self.chat, "Good morning")
                 (message,) = platform.messages(result)
+                assert [*platform.messages(result, self.chat)] == [message]
                 assert message.chat.id == self.chat
                 assert message.text == "Good morning"
                 check_message(message)
@@ -180,8 +183,19 @@ class PlatformContract:
     def test_answer_without_a_message_holds_none(self) -> None:
         platform = self.platform()
         results: tuple[Any, ...] = (None, True, 0, "", "text", [], [True], {}, {"a": 1}, [[]])
-        for result in results:
+        for result in (*results, 7, [7], "7", ["7"]):
             assert list(platform.messages(result)) == []
+            assert list(platform.messages(result, self.chat)) == []
+
+    def test_call_is_aimed_at_a_chat_unless_it_names_one(self) -> None:
+        platform = self.platform()
+        parameters = {"text": "Good morning"}
+        assert platform.target(parameters) == platform.business(parameters) == ""
+        aimed = platform.aim(parameters, self.chat)
+        assert aimed.items() > parameters.items()
+        assert platform.target(aimed) == self.chat
+        assert platform.aim(aimed, self.missing_id) == aimed
+        assert platform.aim(parameters, "") == parameters == {"text": "Good morning"}
 
     def test_platform_serves_one_event_loop_after_another(self) -> None:
         async def run(platform: Platform) -> None:
@@ -221,15 +235,23 @@ class PlatformContract:
                     for text in ("one", "two", "three")
                     for message in platform.messages(await platform.send(self.chat, text))
                 ]
-                asked = [*sent, self.missing_id, sent[0]]
+                asked = [*sent, self.missing_id, "", sent[0]]
                 outcome = await platform.delete_messages(self.chat, asked)
                 assert set(outcome) == set(asked)
                 assert all(isinstance(result, Deletion) for result in outcome.values())
                 assert {outcome[id] for id in sent} == {Deletion.DELETED}
                 assert outcome[self.missing_id] in (Deletion.DELETED, Deletion.GONE)
+                assert outcome[""] == Deletion.GONE
+                again = await platform.delete_messages(self.chat, sent)
+                assert set(again.values()) <= {Deletion.DELETED, Deletion.GONE}
 
         with self.online() as platform:
             asyncio.run(run(platform))
+
+    def test_limits_of_deleting_are_sound(self) -> None:
+        platform = self.platform()
+        assert platform.delete_batch_size > 0
+        assert platform.deletable_for is None or platform.deletable_for > timedelta()
 
     def test_deleting_what_is_gone_is_no_error(self) -> None:
         async def run(platform: Platform) -> None:
@@ -265,6 +287,8 @@ def check_update(update: Update, platform: Platform) -> None:
 def check_message(message: Message) -> None:
     """Check that a message's ids are strings, whatever the platform has, and its dates aware."""
     for id in (message.id, message.chat.id, message.thread, message.reply_to, message.album):
+        assert isinstance(id, str)
+    for id in (message.business, message.migrated_to, message.migrated_from):
         assert isinstance(id, str)
     assert message.chat.id
     assert message.kind

@@ -6,10 +6,20 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from botsessions.contents import fill, settle
 from botsessions.delivery import Delivery
 from botsessions.exceptions import Unavailable
 from botsessions.leases import Lease
-from botsessions.mailboxes.base import Arrival, Commit, Mailbox, Sent, Waiting
+from botsessions.mailboxes.base import (
+    Admitted,
+    Arrival,
+    Commit,
+    Committed,
+    Found,
+    Mailbox,
+    Sent,
+    Waiting,
+)
 
 #: How many mailboxes one look for abandoned updates takes up.
 RECOVERED = 100
@@ -54,7 +64,9 @@ class Turn:
             for number, each in enumerate(self.admits)
         ]
         yield from _answers(
-            "commits", self.commits, lambda part: mailbox.commit([commit for commit, _ in part])
+            "commits",
+            self.commits,
+            lambda part: _committed(mailbox, [commit for commit, _ in part]),
         )
         yield from _answers(
             "records", self.records, lambda part: mailbox.record([sent for sent, _ in part])
@@ -72,12 +84,14 @@ class Turn:
         for ask in self.asks:
             yield from _answers("asks", [ask], lambda part: part[0][0](mailbox))
         yield from _answers(
-            "loads", self.loads, lambda part: mailbox.load([each.keys for each in part])
+            "loads",
+            self.loads,
+            lambda part: _found(part, mailbox.find([self._arrival(each) for each in part])),
         )
         yield from _answers(
             "admits",
             arrivals,
-            lambda part: mailbox.admit([arrival for _, arrival in part], token),
+            lambda part: _admitted(part, mailbox.admit([arrival for _, arrival in part], token)),
         )
         # A token of its own: what is admitted and what is recovered may meet in one mailbox, in two
         # turns.
@@ -93,6 +107,7 @@ class Turn:
             delivery.keys,
             store_first=delivery.bot.ack_after <= 0,
             room=has_room,
+            key=None if delivery.bot.strategy else delivery.key,
         )
 
     def abandon(self, error: Exception) -> None:
@@ -102,6 +117,35 @@ class Turn:
         futures = (*(each for _, each in self.records), *(each for _, each in self.asks))
         for future in (*futures, *self.recovers):
             future.cancel()
+
+
+def _committed(mailbox: Mailbox, commits: list[Commit]) -> Committed:
+    committed = mailbox.commit(commits)
+    settle(commits, committed.outcomes)
+    return committed
+
+
+def _admitted(part: list[tuple[Delivery, Arrival]], admitted: Admitted) -> Admitted:
+    _found([delivery for delivery, _ in part], admitted.sessions)
+    return admitted
+
+
+def _found(deliveries: list[Delivery], found: list[Found]) -> list[Found]:
+    """Read what is not in the rows; where a store is away, the handlers that need it wait."""
+    by_store: dict[int, list[tuple[Delivery, Found]]] = {}
+    for delivery, each in zip(deliveries, found, strict=True):
+        if delivery.bot.store is not None and not delivery.bot.store.in_row:
+            by_store.setdefault(id(delivery.bot.store), []).append((delivery, each))
+    for batch in by_store.values():
+        rows = (
+            pair for delivery, each in batch for pair in zip(delivery.keys, each.named, strict=True)
+        )
+        try:
+            fill(batch[0][0].bot.store, rows)
+        except Unavailable as error:
+            for delivery, _ in batch:
+                delivery.trouble = error
+    return found
 
 
 def _answers(part: str, items: list[Any], verb: Callable[[list[Any]], Any]) -> Iterator[TurnAnswer]:

@@ -94,6 +94,9 @@ class Message(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     album: str = ""
     #: The business connection in whose name it was said.
     business: str = ""
+    #: The chat that this one, a group, became, and the group that this one was before.
+    migrated_to: str = ""
+    migrated_from: str = ""
 
 
 class Update(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -133,6 +136,14 @@ class Update(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return f"guest/{self.chat.id}" if self.guest else self.chat.id
 
     @property
+    def followed(self) -> Update:
+        """The update as of the chat that its group became, where it says that it became one."""
+        if self.message is None or not self.message.migrated_to or self.chat is None:
+            return self
+        chat = Chat(self.message.migrated_to, "supergroup", self.chat.title)
+        return msgspec.structs.replace(self, chat=chat)
+
+    @property
     def command(self) -> str:
         """The command that the text begins with, without slash and `@botname`; `""` for none.
 
@@ -148,6 +159,10 @@ class Update(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         if not self.command:
             return ""
         return "".join(self.text.split(maxsplit=1)[1:]).strip()
+
+
+#: The type of an update that is a session's use from outside a handler: it only waits its turn.
+ACCESS = "access"
 
 
 class MessageKind(StrEnum):

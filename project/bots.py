@@ -63,18 +63,20 @@ async def hi(session: Session[Visitor]) -> None:
 
 
 @router.command("order")
-async def begin_order(order: Order) -> None:
+async def begin_order(update: Update, order: Order) -> None:
     order.data = Basket(open=True)
+    await order.track(update)  # from here on what is said is tracked by itself
     await order.send("What would you like? One thing a message, then /done.")
 
 
 @router.command("done", filters=[is_ordering])
 async def end_order(order: Order, bot: Bot) -> None:
     items = ", ".join(order.data.items) or "nothing"
-    order.data = Basket()
-    await order.clear()
+    order.reset()
+    wiped = await order.clear()
+    await order.close()
     # Sent by the bot, not by the session: it is in no slice, and stays.
-    await bot.send(order.chat, f"Ordered: {items}. I have wiped my messages about it.")
+    await bot.send(order.chat, f"Ordered: {items}. I have wiped our {wiped} messages about it.")
 
 
 @router.message(is_ordering)

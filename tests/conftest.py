@@ -2,9 +2,12 @@
 
 import inspect
 import os
+from collections.abc import Iterator
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.db import connections
+from pytest_django import DjangoDbBlocker
 
 from tests.services import postgresql_url, redis_url
 
@@ -47,3 +50,19 @@ def postgresql() -> str:
 def redis() -> str:
     """The address of a Redis database: use keys of your own in it, and delete them."""
     return require("redis")
+
+
+@pytest.fixture
+def transactional_db(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Let the test commit, and delete what it wrote.
+
+    pytest-django knows tests that commit by the name of this fixture, and sets up their database.
+    Its own flushes every table, which takes longer than most of the tests that ask for it.
+    """
+    from botsessions.models import BotSession, BotUpdate, MailboxLease, TrackedMessage
+
+    with django_db_blocker.unblock():
+        yield
+        for model in (TrackedMessage, BotSession, BotUpdate, MailboxLease):
+            model._default_manager.all().delete()
+        connections.close_all()

@@ -264,3 +264,83 @@ def test_missing_webhooks_are_told_where_there_are_bots() -> None:
     with override_settings(ROOT_URLCONF="tests.test_checks"):
         assert ids(found()) == ["W002"]
         assert found(BOTS={}) == []
+
+
+# E007, W003: stores
+
+
+DATABASE_STORE = "botsessions.stores.DatabaseStore"
+CACHE_STORE = "botsessions.stores.CacheStore"
+
+
+def found_in_stores(**stores: Any) -> list[CheckMessage]:
+    return found(STORES={"default": {"BACKEND": DATABASE_STORE}} | stores)
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        ({}, "None"),
+        ({"BACKEND": "no.such.Store"}, "no.such.Store"),
+        ({"BACKEND": "botsessions.Router"}, "no subclass"),
+        ({"BACKEND": Router}, "no subclass"),
+        (None, "no dict"),
+        (CACHE_STORE, "no dict"),
+        ({"BACKEND": DATABASE_STORE, "OPTIONS": {"CACHE": "default"}}, "CACHE"),
+        ({"BACKEND": DATABASE_STORE, "OPTIONS": None}, "no dict"),
+        ({"BACKEND": CACHE_STORE, "OPTIONS": {"CACHE": "elsewhere"}}, "elsewhere"),
+        ({"BACKEND": CACHE_STORE, "OPTIONS": {"cache": "default"}}, "cache"),
+        ({"BACKEND": CACHE_STORE, "OPTIONS": 7}, "no dict"),
+        ({"BACKEND": "botsessions.stores.FileStore", "OPTIONS": {"DIRECTORY": 7}}, "DIRECTORY"),
+        ({"BACKEND": "botsessions.stores.FileStore", "OPTIONS": 7}, "no dict"),
+        ({"BACKEND": "botsessions.stores.CachedDatabaseStore", "OPTIONS": {"TTL": -1}}, "TTL"),
+        ({"BACKEND": "botsessions.stores.CachedDatabaseStore", "OPTIONS": 7}, "no dict"),
+    ],
+)
+def test_store_with_wrong_settings_is_one_error_that_names_it(store: object, words: str) -> None:
+    [message] = found_in_stores(fast=store)
+    assert message.id == "botsessions.E007"
+    assert "fast" in message.msg
+    assert words in message.msg
+    assert message.hint
+
+
+def test_misspelt_option_is_told_with_the_nearest() -> None:
+    [message] = found_in_stores(fast={"BACKEND": CACHE_STORE, "OPTIONS": {"PREFXI": "a"}})
+    assert "'PREFIX'" in (message.hint or "")
+    [message] = found_in_stores(default={"BACKEND": DATABASE_STORE, "OPTIONS": {"COLOUR": "red"}})
+    assert "no options" in (message.hint or "")
+
+
+def test_broken_store_that_a_bot_uses_is_told_once() -> None:
+    messages = found(
+        BOTS={"demo": configured(router)["BOTS"]["demo"]},
+        STORES={"default": {"BACKEND": "no.such.Store"}},
+    )
+    assert ids(messages) == ["E001"]
+    assert "no.such.Store" in messages[0].msg
+
+
+def test_sound_stores_are_not_complained_about(tmp_path: Path) -> None:
+    files = {"BACKEND": "botsessions.stores.FileStore", "OPTIONS": {"DIRECTORY": tmp_path}}
+    cached = {"BACKEND": "botsessions.stores.CachedDatabaseStore", "OPTIONS": {"PREFIX": "a"}}
+    assert found_in_stores(fast={"BACKEND": CACHE_STORE}, files=files, cached=cached) == []
+
+
+def test_cache_that_runs_code_when_it_is_read_is_told_where_a_store_uses_it() -> None:
+    unsafe = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1"}
+    safe = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    with override_settings(CACHES={"default": safe, "pages": unsafe}):
+        assert found_in_stores(fast={"BACKEND": CACHE_STORE}) == []
+        for name in ("CacheStore", "CachedDatabaseStore"):
+            store = {"BACKEND": f"botsessions.stores.{name}", "OPTIONS": {"CACHE": "pages"}}
+            [message] = found_in_stores(fast=store)
+            assert message.id == "botsessions.W003"
+            assert "fast" in message.msg
+            assert "pages" in message.msg
+            assert "JSONSerializer" in (message.hint or "")
+
+
+@pytest.mark.parametrize("stores", [None, ["default"], "default"])
+def test_stores_that_are_no_dict(stores: object) -> None:
+    assert ids(found(BOTS={}, STORES=stores)) == ["E007"]

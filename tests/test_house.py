@@ -18,8 +18,8 @@ LAYERS = [
     {"exceptions", "conf", "signals", "clock", "updates", "keys"},
     {"models", "stores", "mailboxes", "platforms", "migrations"},
     {
-        "context", "session", "injection", "routing", "bots", "leases", "delivery", "turns",
-        "engine", "webhook",
+        "clearing", "context", "contents", "data", "marks", "session", "injection", "routing",
+        "sessions", "access", "bots", "leases", "delivery", "turns", "engine", "webhook",
     },
     {"operations", "tasks"},
     {

@@ -15,16 +15,23 @@ from typing import Any, Protocol
 import msgspec
 
 from botsessions.keys import SessionKey
-from botsessions.updates import Message, Update
+from botsessions.stores.base import Store
+from botsessions.updates import Direction, Message, Update
 
 
 class Row(msgspec.Struct, gc=False):
-    """The stored header of a session, with its data where the database holds that."""
+    """The stored header of a session, with its data where the database holds that.
+
+    One that has expired reads as empty and closed.
+    """
 
     id: int
     version: int
     is_open: bool
     data: bytes | None
+    matcher: str = ""
+    expires_at: datetime | None = None
+    is_expired: bool = False
 
 
 class Arrival(msgspec.Struct, gc=False):
@@ -37,6 +44,10 @@ class Arrival(msgspec.Struct, gc=False):
     store_first: bool = False
     #: Is there room to handle it now? If not, it is stored.
     room: bool = True
+    #: The key that the project's own strategy gave it: its place, beside its chat and user.
+    key: SessionKey | None = None
+    #: Is ADMIT to refuse it, rather than to store it, where it cannot be handled now?
+    only_now: bool = False
 
 
 class Waiting(msgspec.Struct, gc=False):
@@ -62,6 +73,17 @@ class Admission(Enum):
     STORED = auto()
     #: It was handled or stored before.
     DUPLICATE = auto()
+    #: It cannot be handled now, and was not to be stored.
+    REFUSED = auto()
+
+
+class Found(msgspec.Struct, gc=False):
+    """The sessions of an arrival: those that it named, and those that are open where it is from."""
+
+    #: The stored row of each that was named, None where there is none.
+    named: list[Row | None]
+    #: The open ones, with the name of the matcher that chooses what they track.
+    open: list[tuple[SessionKey, str]] = []
 
 
 class Admitted(msgspec.Struct):
@@ -69,8 +91,8 @@ class Admitted(msgspec.Struct):
 
     token: str
     decisions: list[Admission]
-    #: For each arrival the stored rows of its sessions, None where there is none.
-    sessions: list[list[Row | None]]
+    #: The sessions of each arrival.
+    sessions: list[Found]
     #: Stored updates of the mailboxes that were taken, to be handled now.
     waiting: list[Waiting]
     #: Was it left unfinished? Then its leases are sure only once they were renewed.
@@ -78,17 +100,52 @@ class Admitted(msgspec.Struct):
 
 
 class Save(msgspec.Struct, gc=False):
-    """A session to be saved if its version is still `version` (0: not stored yet)."""
+    """A session to be saved if its version is still `version` (0: not stored yet).
+
+    Without data the row keeps the version alone: a store of another kind may have the data.
+    """
 
     key: SessionKey
     version: int
     data: bytes | None
+    expires_at: datetime | None = None
+    #: A stored value that did not fit the session's type, to be kept for the operator.
+    quarantined: bytes | None = None
+    #: Is nothing of it to be left? Its row goes too, unless it is open.
+    is_deleted: bool = False
+    #: Where the data is kept; None for the row itself.
+    store: Store | None = None
+    #: What was stored before.
+    before: bytes | None = None
+
+
+class Opening(msgspec.Struct, gc=False):
+    """A session to be opened; without a matcher it keeps the one it has."""
+
+    key: SessionKey
+    matcher: str | None = None
+    expires_at: datetime | None = None
+
+
+class Seen(msgspec.Struct, gc=False):
+    """A message for a session's slice, where the session is open.
+
+    `update_id` and `ordinal` say whose handler sent it, or which update brought it.
+    """
+
+    session: SessionKey
+    message: Message
+    direction: Direction
+    update_id: str = ""
+    ordinal: int = 0
+    keep_text: bool = True
 
 
 class Sent(msgspec.Struct, gc=False):
     """A call that a handler made.
 
-    It is entry `ordinal` of the update's journal; its messages are for the session's slice.
+    It is entry `ordinal` of the update's journal; its messages are for the session's slice, which
+    it opens unless that is known to be open.
     """
 
     update: Update
@@ -98,15 +155,30 @@ class Sent(msgspec.Struct, gc=False):
     session: SessionKey | None = None
     messages: Sequence[Message] = ()
     keep_text: bool = True
+    expires_at: datetime | None = None
+    #: What came before it in the slices of the handler's sessions.
+    opens: Sequence[Opening] = ()
+    seen: Sequence[Seen] = ()
+    is_opening: bool = True
 
 
-class Tracked(msgspec.Struct, gc=False):
-    """A message of a session's slice, by its row and by the platform's ids."""
+class Tracked(msgspec.Struct, frozen=True, gc=False):
+    """A message of a session's slice.
+
+    `id` numbers the rows in the order in which they were tracked; the other ids are the platform's.
+    """
 
     id: int
     chat: str
     message_id: str
     business: str
+    direction: Direction = Direction.OUTGOING
+    kind: str = ""
+    is_service: bool = False
+    user: str = ""
+    text: str = ""
+    sent_at: datetime | None = None
+    edited_at: datetime | None = None
 
 
 class Effect(Enum):
@@ -120,6 +192,8 @@ class Effect(Enum):
     PARKED = auto()
     #: Nothing: the mailbox alone is given back, or its next update taken.
     NOTHING = auto()
+    #: Its turn has come, and somebody elsewhere waits for it: the lease has its id as token now.
+    HANDED_OVER = auto()
 
 
 class Commit(msgspec.Struct, gc=False):
@@ -133,6 +207,8 @@ class Commit(msgspec.Struct, gc=False):
     error: str = ""
     due_at: datetime | None = None
     saves: Sequence[Save] = ()
+    opens: Sequence[Opening] = ()
+    seen: Sequence[Seen] = ()
     #: Go on with the next update of the mailbox; if not, the lease is given back whatever waits.
     go_on: bool = True
 
@@ -147,6 +223,8 @@ class Outcome(Enum):
     CONFLICT = auto()
     #: The update was done already: nothing was written, the lease is still held.
     DUPLICATE = auto()
+    #: The store of a session's data is away: nothing was written, the lease is still held.
+    STORE_AWAY = auto()
 
 
 class Committed(msgspec.Struct):
@@ -189,6 +267,9 @@ class Mailbox(Protocol):
     def load(self, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
         """Return the stored rows of these sessions, in one query."""
 
+    def find(self, arrivals: Sequence[Arrival]) -> list[Found]:
+        """Return the sessions of each arrival, in one query, as ADMIT does."""
+
     def store(self, arrivals: Sequence[Arrival]) -> None:
         """Store updates that are being handled as pending, so that they can be acknowledged."""
 
@@ -201,11 +282,31 @@ class Mailbox(Protocol):
     def commit(self, commits: Sequence[Commit]) -> Committed:
         """Write what handlers did, each entry whole or not at all, and go on in their mailboxes."""
 
-    def tracked(self, session: SessionKey) -> list[Tracked]:
-        """Return the messages of a session's slice, in order."""
+    def track(self, opens: Sequence[Opening], seen: Sequence[Seen]) -> None:
+        """Open these sessions, and add messages to the slices of those that are open."""
+
+    def tracked(self, session: SessionKey, *, texts: bool = True) -> list[Tracked]:
+        """Return the messages of a session's slice, in order; where asked without their texts."""
 
     def forget(self, messages: Sequence[Tracked]) -> None:
         """Take these messages out of their slices."""
+
+    def end(self, sessions: Sequence[SessionKey]) -> None:
+        """Close these sessions: their slices are empty, and nothing is tracked any more."""
+
+    def move(self, bot: str, chat: str, to: str, store: Store | None = None) -> list[SessionKey]:
+        """Give a chat's sessions the key of the chat that it became; return the keys that they had.
+
+        One that has data there already stays where it is. `store` is where their data is, if not
+        in the rows: there it is under both keys then. Raises `Unavailable` while an update of the
+        chat waits or is handled: it would begin a session that nobody finds.
+        """
+
+    def claim(self, mailbox: str, token: str) -> list[Waiting]:
+        """Take a mailbox, if it is free and something waits in it, and return what is next."""
+
+    def withdraw(self, update: Update) -> None:
+        """Take back an update that waits."""
 
     def renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
         """Extend these leases (mailbox, token) and return the mailboxes that are still held."""

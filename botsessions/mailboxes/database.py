@@ -5,9 +5,9 @@ What makes it safe:
 * Leases come before update rows. Whoever stores an update has first touched its mailbox's lease
   row, taking it or (where it is another's) locking it, so the ids of one mailbox become visible in
   order, and a holder, who locks the row before he looks for what waits, strands nothing.
-* A commit is written optimistically, all entries in one go, and counted: an entry whose lease,
-  update or session was not as expected is rejected, the transaction is rolled back and the others
-  are written again without it.
+* A commit is written optimistically, all entries in one go, and counted, on PostgreSQL by the
+  statements themselves: where one's lease, update or session was not as expected the transaction is
+  rolled back, that entry is found and rejected, and the others are written again without it.
 * Every statement touches its rows in key order, and a deadlock or serialization failure runs the
   transaction again.
 
@@ -17,14 +17,14 @@ every other database.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from threading import local
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 from django.db import (
@@ -40,6 +40,7 @@ from botsessions import clock
 from botsessions.conf import settings
 from botsessions.exceptions import Unavailable
 from botsessions.keys import SessionKey
+from botsessions.mailboxes import slices
 from botsessions.mailboxes.base import (
     Admission,
     Admitted,
@@ -47,37 +48,55 @@ from botsessions.mailboxes.base import (
     Commit,
     Committed,
     Effect,
+    Found,
+    Opening,
     Outcome,
     Row,
-    Save,
+    Seen,
     Sent,
     Tracked,
     Waiting,
 )
+from botsessions.mailboxes.rows import (
+    Wanted,
+    finished_row,
+    held_rows,
+    in_row,
+    lease_rows,
+    message_rows,
+    opened_rows,
+    pending_row,
+    save_row,
+    seen_in,
+    session_key,
+    session_rows,
+    stored_row,
+    waiting_of,
+)
 from botsessions.mailboxes.statements import (
     LeaseRow,
-    MessageRow,
-    SessionRow,
+    SaveRow,
     Statements,
     UpdateRow,
     statements_for,
 )
-from botsessions.mailboxes.statements.base import Tuples
-from botsessions.updates import Direction, Update
+from botsessions.stores.base import Store, Value, lifetime
+from botsessions.stores.envelope import sealed
+from botsessions.updates import Update
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
 
-    from botsessions.models import TrackedMessage
+    from botsessions.models import BotUpdate
 
 Result = TypeVar("Result")
+
+log = logging.getLogger("botsessions.mailboxes")
 
 #: How often a transaction is run in all when the database asks to run it again.
 TRANSACTION_ATTEMPTS = 4
 #: The longest pause before it is run again, in seconds.
 RERUN_PAUSE = 0.05
-#: What COMMIT makes of an update.
-STATUS = {Effect.DONE: "done", Effect.RETRY: "pending", Effect.PARKED: "parked"}
 
 
 class _Rejected(Exception):
@@ -112,11 +131,11 @@ class DatabaseMailbox:
             statements.own = self._own
         return statements
 
-    @property
-    def _messages(self) -> QuerySet[TrackedMessage]:
-        from botsessions.models import TrackedMessage
+    def _pending(self, update: Update) -> QuerySet[BotUpdate]:
+        from botsessions.models import BotUpdate
 
-        return TrackedMessage.objects.using(self.using)
+        rows = BotUpdate.objects.using(self.using)
+        return rows.filter(bot=update.bot, update_id=update.id, status="pending")
 
     # The verbs of the contract
 
@@ -143,6 +162,9 @@ class DatabaseMailbox:
     def load(self, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
         return self._transaction(lambda: self._load(keys))
 
+    def find(self, arrivals: Sequence[Arrival]) -> list[Found]:
+        return self._transaction(lambda: self._find(arrivals))
+
     def store(self, arrivals: Sequence[Arrival]) -> None:
         self._transaction(lambda: self._store(arrivals))
 
@@ -151,34 +173,51 @@ class DatabaseMailbox:
 
     def commit(self, commits: Sequence[Commit]) -> Committed:
         outcomes: dict[int, Outcome] = {}
+        elsewhere = any(not in_row(save) for each in commits for save in each.saves)
+        handed = any(each.effect is Effect.HANDED_OVER for each in commits)
+        insist = self.statements.can_write_every and not elsewhere and not handed
         while True:
             entries = [each for each in enumerate(commits) if each[0] not in outcomes]
             try:
-                waiting = self._transaction(partial(self._commit, entries))
+                waiting = self._transaction(partial(self._commit, entries, insist=insist))
             except _Rejected as rejected:
                 outcomes.update(rejected.outcomes)
-                continue
-            every = range(len(commits))
-            return Committed([outcomes.get(each, Outcome.COMMITTED) for each in every], waiting)
+            except DatabaseError as error:
+                if not self.statements.is_incomplete(error):
+                    raise
+                insist = False  # the rows of each statement will tell which entry it was
+            else:
+                every = range(len(commits))
+                return Committed([outcomes.get(each, Outcome.COMMITTED) for each in every], waiting)
 
-    def tracked(self, session: SessionKey) -> list[Tracked]:
-        of_session = {f"session__{part}": value for part, value in _parts(session).items()}
-        rows = self._messages.filter(**of_session).order_by("id")
+    def track(self, opens: Sequence[Opening], seen: Sequence[Seen]) -> None:
+        self._transaction(lambda: self._track(opens, seen))
+
+    def tracked(self, session: SessionKey, *, texts: bool = True) -> list[Tracked]:
         self.flush()
-        return self._transaction(
-            lambda: [
-                Tracked(*row)
-                for row in rows.values_list("id", "chat", "message_id", "business").iterator()
-            ]
-        )
+        return self._transaction(lambda: slices.tracked(self.using, session, texts=texts))
 
     def forget(self, messages: Sequence[Tracked]) -> None:
-        ids = [message.id for message in messages]
         self.flush()
-        self._transaction(lambda: self._messages.filter(id__in=ids).delete())
+        self._transaction(lambda: slices.forget(self.using, messages))
+
+    def end(self, sessions: Sequence[SessionKey]) -> None:
+        self.flush()
+        self._transaction(lambda: slices.end(self.using, sessions))
+
+    def move(self, bot: str, chat: str, to: str, store: Store | None = None) -> list[SessionKey]:
+        self.flush()
+        return self._transaction(lambda: slices.move(self.using, bot, chat, to, store))
 
     def renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
         return self._transaction(lambda: self._renew(leases))
+
+    def claim(self, mailbox: str, token: str) -> list[Waiting]:
+        return self._transaction(lambda: self._recover([mailbox], token))
+
+    def withdraw(self, update: Update) -> None:
+        self.flush()
+        self._transaction(lambda: self._withdraw(update))
 
     def recover(self, limit: int, token: str) -> list[Waiting]:
         # Found in a transaction of their own: one that reads before it waits for a lock may go on
@@ -188,25 +227,36 @@ class DatabaseMailbox:
 
     # Each in its transaction
 
+    def _withdraw(self, update: Update) -> None:
+        statements = self.statements
+        mailboxes = list(self._pending(update).values_list("mailbox", flat=True))
+        with statements.together():
+            statements.begin(durable=True)
+            # Whoever looks for what is next in it does so before this or after it.
+            statements.lock(lease_rows(mailboxes))
+        self._pending(update).update(
+            status="done", payload=None, journal=None, finished_at=clock.now()
+        )
+
     def _admit(self, arrivals: Sequence[Arrival], token: str) -> Admitted:
         if not arrivals:
             return Admitted(token, [], [], [])
         statements, now = self.statements, clock.now()
         updates = [
-            _pending(number, arrival.update, arrival.mailbox)
+            pending_row(number, arrival.update, arrival.mailbox)
             for number, arrival in enumerate(arrivals)
         ]
         leases = [LeaseRow(key, token) for key in sorted({each.mailbox for each in arrivals})]
-        wanted = _rows([key for arrival in arrivals for key in arrival.sessions])
+        wanted = Wanted(arrivals)
         with statements.together():
             statements.begin(durable=False)
             taken = statements.take(leases, settings.LEASE)
             known = statements.known(updates)
             oldest = statements.next(leases)
-            stored = statements.sessions(wanted)
+            wanted.ask(statements, now)
         free = {key for (key,) in taken}
         # A mailbox that an earlier batch took with this token has its next update in hand already.
-        waiting = _waiting(row for row in oldest if row[0] in free)
+        waiting = waiting_of(row for row in oldest if row[0] in free)
         free.difference_update(each.mailbox for each in waiting)
         seen = dict.fromkeys(known, Admission.DUPLICATE)
 
@@ -223,6 +273,9 @@ class DatabaseMailbox:
                 decisions.append(
                     Admission.HANDLE_STORED if arrival.store_first else Admission.HANDLE
                 )
+            elif arrival.only_now:
+                decisions.append(Admission.REFUSED)
+                continue
             else:
                 # So is the copy of one that is handled without being stored: both are acknowledged.
                 decisions.append(Admission.STORED)
@@ -237,25 +290,34 @@ class DatabaseMailbox:
             statements.may_end_later()
         # Taken for nothing but duplicates, or without room to go on.
         statements.release([LeaseRow(key, token) for key in sorted(free)])
-        return Admitted(
-            token, decisions, _spread(stored, [each.sessions for each in arrivals]), waiting
-        )
+        return Admitted(token, decisions, wanted.found(), waiting)
 
     def _load(self, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
         statements = self.statements
         with statements.together():
             statements.begin(durable=True)
-            stored = statements.sessions(_rows([key for each in keys for key in each]))
-        return _spread(stored, keys)
+            stored = statements.sessions(
+                session_rows([key for each in keys for key in each]), clock.now()
+            )
+        found = {number: stored_row(*row) for number, *row in stored}
+        numbers = count()
+        return [[found.get(next(numbers)) for _ in each] for each in keys]
+
+    def _find(self, arrivals: Sequence[Arrival]) -> list[Found]:
+        statements, wanted = self.statements, Wanted(arrivals)
+        with statements.together():
+            statements.begin(durable=True)
+            wanted.ask(statements, clock.now())
+        return wanted.found()
 
     def _store(self, arrivals: Sequence[Arrival]) -> None:
         statements = self.statements
         with statements.together():
             statements.begin(durable=True)
-            statements.lock(_leases(each.mailbox for each in arrivals))
+            statements.lock(lease_rows(each.mailbox for each in arrivals))
             statements.insert_pending(
                 [
-                    _pending(number, each.update, each.mailbox, payload=True)
+                    pending_row(number, each.update, each.mailbox, payload=True)
                     for number, each in enumerate(arrivals)
                 ],
                 clock.now(),
@@ -268,49 +330,96 @@ class DatabaseMailbox:
             identity = (each.update.id, each.update.bot)
             row = updates.get(identity)
             if row is None:
-                row = _pending(len(updates), each.update, each.mailbox, payload=True)
+                row = pending_row(len(updates), each.update, each.mailbox, payload=True)
                 updates[identity] = row
             row.journal = [*(row.journal or ()), {"ordinal": each.ordinal, "result": each.result}]
-        opened = _rows(sorted({each.session for each in sent if each.session is not None}))
+        opened = {
+            each.session: Opening(each.session, expires_at=each.expires_at)
+            for each in sent
+            if each.session is not None and each.is_opening
+        }
         with statements.together():
             statements.begin(durable=True)
-            statements.lock(_leases(each.mailbox for each in sent))
+            statements.lock(lease_rows(each.mailbox for each in sent))
             statements.append_journal(list(updates.values()), now)
-            sessions = statements.open_sessions(opened, now)
-        ids = {SessionKey(*key): session for *key, session in sessions}
-        statements.insert_messages(
-            [row for each in sent if each.session for row in _messages(each, ids[each.session])]
-        )
+            opens = [*opened.values(), *(opening for each in sent for opening in each.opens)]
+            statements.open_sessions(opened_rows(opens), now)
+            statements.insert_messages(message_rows(seen_in(sent), now), now)
+        slices.subscribe(self.using, opens)
 
-    def _commit(self, entries: Sequence[tuple[int, Commit]]) -> list[Waiting]:
+    def _track(self, opens: Sequence[Opening], seen: Sequence[Seen]) -> None:
+        statements, now = self.statements, clock.now()
+        with statements.together():
+            statements.begin(durable=True)
+            statements.open_sessions(opened_rows(opens), now)
+            statements.insert_messages(message_rows(seen, now), now)
+        slices.subscribe(self.using, opens)
+
+    def _commit(
+        self, entries: Sequence[tuple[int, Commit]], *, insist: bool = False
+    ) -> list[Waiting]:
         if not entries:
             return []
         statements, now = self.statements, clock.now()
         updates = [
-            _finished(number, entry, entry.update)
+            finished_row(number, entry, entry.update)
             for number, entry in entries
-            if entry.update is not None
+            if entry.update is not None and entry.effect is not Effect.HANDED_OVER
         ]
         saves = sorted(
-            (_save(number, save) for number, entry in entries for save in entry.saves),
-            key=_session_key,
+            (save_row(number, save) for number, entry in entries for save in entry.saves),
+            key=session_key,
+        )
+        opens = opened_rows(each for _, entry in entries for each in entry.opens)
+        messages = message_rows((each for _, entry in entries for each in entry.seen), now)
+        emptied = session_rows(
+            sorted(save.key for _, entry in entries for save in entry.saves if save.is_deleted)
         )
         _reject_rivals(updates, saves)
-        go_on = _held((each.mailbox, each.token) for _, each in entries if each.go_on)
-        stop = _held((each.mailbox, each.token) for _, each in entries if not each.go_on)
-        with statements.together():
-            statements.begin(durable=True)
-            locked = statements.lock(_leases(entry.mailbox for _, entry in entries))
-            finished = statements.finish(updates, now)
-            saved = statements.save_sessions(saves, now)
+        if not insist:
+            with statements.together():
+                statements.begin(durable=True)
+                locked = statements.lock(lease_rows(entry.mailbox for _, entry in entries))
+                finished = statements.finish(updates, now)
+                saved = statements.save_sessions(saves, now)
+            _reject_unwritten(entries, saves, set(locked), set(finished), set(saved))
+            _store_elsewhere(entries)
+        handed = [each for each in entries if each[1].effect is Effect.HANDED_OVER]
+        self._hand_over(handed)
+        leases = [each for _, each in entries if each.effect is not Effect.HANDED_OVER]
+        go_on = held_rows((each.mailbox, each.token) for each in leases if each.go_on)
+        stop = held_rows((each.mailbox, each.token) for each in leases if not each.go_on)
+        chosen = [each for _, entry in entries for each in entry.opens if each.matcher is not None]
+        with statements.together(last=insist and not chosen):
+            if insist:
+                statements.begin(durable=True)
+                held = held_rows((each.mailbox, each.token) for _, each in entries)
+                statements.write_every(held, updates, saves, now)
+            statements.open_sessions(opens, now)
+            statements.insert_messages(messages, now)
+            statements.delete_empty(emptied)
             released = statements.release_idle(go_on)
             statements.release(stop)
-        _reject_unwritten(entries, saves, set(locked), set(finished), set(saved))
+        slices.subscribe(self.using, chosen)
         idle = {key for (key,) in released}
-        return _waiting(statements.next([lease for lease in go_on if lease.key not in idle]))
+        return waiting_of(statements.next([lease for lease in go_on if lease.key not in idle]))
+
+    def _hand_over(self, entries: Sequence[tuple[int, Commit]]) -> None:
+        """Give leases to those who wait with their update's id as token, for a whole LEASE."""
+        from botsessions.models import MailboxLease
+
+        for number, each in entries:
+            waits = self._pending(cast(Update, each.update)).update(attempts=each.attempts)
+            if not waits:  # any more
+                raise _Rejected({number: Outcome.DUPLICATE})
+        rows = held_rows((each.mailbox, each.token) for _, each in entries)
+        list(self.statements.renew(rows, settings.LEASE))
+        for _, each in entries:
+            lease = MailboxLease.objects.using(self.using).filter(pk=each.mailbox)
+            lease.filter(token=each.token).update(token=cast(Update, each.update).id)
 
     def _renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
-        rows = _held(leases)
+        rows = held_rows(leases)
         with self.statements.together():
             self.statements.begin(durable=False)
             self.statements.lock(rows)
@@ -331,7 +440,7 @@ class DatabaseMailbox:
             rows = statements.take(leases, settings.LEASE)
         taken = {key for (key,) in rows}
         held = [lease for lease in leases if lease.key in taken]
-        waiting = _waiting(statements.next(held))
+        waiting = waiting_of(statements.next(held))
         busy = {each.mailbox for each in waiting}
         statements.release([lease for lease in held if lease.key not in busy])
         return waiting
@@ -373,109 +482,7 @@ class DatabaseMailbox:
                 healed = True
 
 
-def _parts(key: SessionKey) -> dict[str, str]:
-    return msgspec.structs.asdict(key)
-
-
-def _leases(mailboxes: Iterable[str]) -> list[LeaseRow]:
-    return [LeaseRow(key) for key in sorted(set(mailboxes))]
-
-
-def _held(leases: Iterable[tuple[str, str]]) -> list[LeaseRow]:
-    return [LeaseRow(key, token) for key, token in sorted(set(leases))]
-
-
-def _pending(number: int, update: Update, mailbox: str, *, payload: bool = False) -> UpdateRow:
-    row = UpdateRow(number, update.bot, update.id, update.type, mailbox, "pending")
-    if payload:
-        row.payload = msgspec.Raw(msgspec.json.encode(update))
-    return row
-
-
-def _finished(number: int, entry: Commit, update: Update) -> UpdateRow:
-    keep = entry.effect is not Effect.DONE
-    row = _pending(number, update, entry.mailbox, payload=keep)
-    row.status = STATUS[entry.effect]
-    # A traceback quotes whatever the handler had in hand, half an emoji included.
-    row.error = entry.error.encode(errors="replace").decode()
-    row.attempts, row.due_at = entry.attempts, _utc(entry.due_at)
-    return row
-
-
-def _row(number: int, key: SessionKey) -> SessionRow:
-    return SessionRow(number, key.bot, key.chat, key.user, key.thread, key.qualifier)
-
-
-def _rows(keys: Sequence[SessionKey]) -> list[SessionRow]:
-    return [_row(number, key) for number, key in enumerate(keys)]
-
-
-def _save(number: int, save: Save) -> SessionRow:
-    row = _row(number, save.key)
-    row.version = save.version
-    row.data = None if save.data is None else msgspec.Raw(save.data)
-    return row
-
-
-def _session_key(row: SessionRow) -> tuple[str, ...]:
-    return (row.bot, row.chat, row.user, row.thread, row.qualifier)
-
-
-def _messages(sent: Sent, session: int) -> list[MessageRow]:
-    return [
-        MessageRow(
-            session,
-            message.chat.id,
-            message.id,
-            Direction.OUTGOING,
-            message.kind,
-            message.is_service,
-            message.user.id if message.user else "",
-            message.business,
-            message.text if sent.keep_text else "",
-            _utc(message.date) or clock.now(),
-            sent.update.id,
-            sent.ordinal,
-        )
-        for message in sent.messages
-    ]
-
-
-def _waiting(rows: Tuples) -> list[Waiting]:
-    return [
-        Waiting(
-            mailbox,
-            token,
-            msgspec.json.decode(payload, type=Update),
-            attempts,
-            msgspec.json.decode(journal) if journal else [],
-            _aware(due_at),
-        )
-        for mailbox, token, payload, attempts, journal, due_at in rows
-    ]
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.astimezone(UTC)
-
-
-def _aware(moment: datetime | str | None) -> datetime | None:
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
-
-
-def _spread(stored: Tuples, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
-    """Put each session that was found where its key was asked for."""
-    found = {
-        number: Row(session, version, bool(is_open), data.encode() if data is not None else None)
-        for number, session, version, is_open, data in stored
-    }
-    numbers = count()
-    return [[found.get(next(numbers)) for _ in each] for each in keys]
-
-
-def _reject_rivals(updates: Sequence[UpdateRow], saves: Sequence[SessionRow]) -> None:
+def _reject_rivals(updates: Sequence[UpdateRow], saves: Sequence[SaveRow]) -> None:
     """Of entries that would write the same row let the first go on.
 
     A statement can write a row but once.
@@ -484,7 +491,7 @@ def _reject_rivals(updates: Sequence[UpdateRow], saves: Sequence[SessionRow]) ->
     rivals: dict[int, Outcome] = {}
     for number, key in [
         *((row.number, (row.update_id, row.bot)) for row in updates),
-        *((row.number, _session_key(row)) for row in saves),
+        *((row.number, session_key(row)) for row in saves),
     ]:
         if key in seen:
             rivals[number] = Outcome.CONFLICT
@@ -493,9 +500,35 @@ def _reject_rivals(updates: Sequence[UpdateRow], saves: Sequence[SessionRow]) ->
         raise _Rejected(rivals)
 
 
+def _store_elsewhere(entries: Sequence[tuple[int, Commit]]) -> None:
+    """Give other stores their data, while the rows of its sessions are locked.
+
+    Should the transaction fail after that, the envelope has what counts then. What is deleted needs
+    no store: without its row, or with the row's next version, nothing is found there.
+    """
+    batches: dict[int, tuple[Store, list[Value], list[int]]] = {}
+    for number, entry in entries:
+        for save in entry.saves:
+            if save.store is None or save.store.in_row or save.is_deleted:
+                continue
+            data = sealed(save.version + 1, save.data, save.before)
+            _, values, numbers = batches.setdefault(id(save.store), (save.store, [], []))
+            values.append((save.key, data, lifetime(save.expires_at)))
+            numbers.append(number)
+    away: dict[int, Outcome] = {}
+    for store, values, numbers in batches.values():
+        try:
+            store.save(values)
+        except Unavailable as error:
+            log.warning("%r is away: %s", store, error)
+            away |= dict.fromkeys(numbers, Outcome.STORE_AWAY)
+    if away:
+        raise _Rejected(away)
+
+
 def _reject_unwritten(
     entries: Sequence[tuple[int, Commit]],
-    saves: Sequence[SessionRow],
+    saves: Sequence[SaveRow],
     locked: set[tuple[Any, ...]],
     finished: set[tuple[Any, ...]],
     saved: set[tuple[Any, ...]],
@@ -504,10 +537,14 @@ def _reject_unwritten(
     for number, entry in entries:
         if (entry.mailbox, entry.token) not in locked:
             rejected[number] = Outcome.LEASE_LOST
-        elif entry.update and (entry.update.id, entry.update.bot) not in finished:
+        elif (
+            entry.update
+            and entry.effect is not Effect.HANDED_OVER
+            and (entry.update.id, entry.update.bot) not in finished
+        ):
             rejected[number] = Outcome.DUPLICATE
     for row in saves:
-        if _session_key(row) not in saved:
+        if session_key(row) not in saved:
             rejected.setdefault(row.number, Outcome.CONFLICT)
     if rejected:
         raise _Rejected(rejected)

@@ -8,6 +8,7 @@ suite that a new one starts from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -40,6 +41,8 @@ class Platform:
     redelivers: ClassVar[bool] = True
     #: How many messages one call may delete.
     delete_batch_size: ClassVar[int] = 100
+    #: For how long after it was sent a message can be deleted; None where age does not matter.
+    deletable_for: ClassVar[timedelta | None] = None
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         self.alias = alias
@@ -76,10 +79,27 @@ class Platform:
         """Call any method of the platform's API and return its result, unchanged."""
         raise NotImplementedError
 
-    def messages(self, result: Any, chat: str = "") -> Sequence[Message]:
+    def target(self, parameters: Mapping[str, Any]) -> str:
+        """Return the id of the chat that a call's parameters name, `""` for none."""
+        raise NotImplementedError
+
+    def business(self, parameters: Mapping[str, Any]) -> str:
+        """Return the business connection in whose name a call is made, `""` for none."""
+        return ""
+
+    def aim(self, parameters: Mapping[str, Any], chat: str, business: str = "") -> dict[str, Any]:
+        """Return a call's parameters with the chat filled in, and the business connection.
+
+        Parameters that say by themselves where the call goes are returned as they are: it may well
+        go elsewhere. So they are for a `chat` of `""`.
+        """
+        raise NotImplementedError
+
+    def messages(self, result: Any, chat: str = "", business: str = "") -> Sequence[Message]:
         """Return the messages that an API answer holds: one, several, or none.
 
-        `chat` is where the call went, for answers that name their messages by id alone.
+        `chat` is where the call went (`target`), for answers that name their messages by id alone;
+        `business` is in whose name (`business`), for those that do not say.
         """
         raise NotImplementedError
 

@@ -12,7 +12,8 @@ or with `edited_message` in place of `message`, or with a pressed button:
         "id": "8", "from": {...}, "message": {...}, "data": "the button's action"}}
 
 Any other update is of a type that this platform does not know, and is left out. Messages may also
-name their `kind` and `thread`.
+name their `kind`, their `thread`, the time at which they were `edited`, and the chat that theirs
+`migrated_to` or `migrated_from`, as groups do.
 """
 
 from __future__ import annotations
@@ -140,9 +141,13 @@ class LocalPlatform(Platform):
         )
 
     async def call(self, method: str, **parameters: Any) -> Any:
-        """Call `send`, `edit`, `delete` or `typing`."""
+        """Call `send`, `album`, `edit`, `delete` or `typing`.
+
+        `album` takes `texts` and returns a message for each.
+        """
         methods: dict[str, Callable[..., Awaitable[Any]]] = {
             "send": self.send,
+            "album": self._album,
             "edit": self._edit,
             "delete": self._delete,
             "typing": self._typing,
@@ -156,6 +161,11 @@ class LocalPlatform(Platform):
             raise InvalidRequest(str(error), method=method, code=400) from error
         return await function(**parameters)
 
+    async def _album(self, chat: str, texts: Sequence[str]) -> list[dict[str, Any]]:
+        if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
+            raise InvalidRequest("an album is a list of texts", method="album", code=400)
+        return self.network.post_album(chat, texts)
+
     async def _edit(
         self, chat: str, message_id: str, text: str, buttons: Buttons | None = None
     ) -> dict[str, Any]:
@@ -163,13 +173,27 @@ class LocalPlatform(Platform):
 
     async def _delete(self, chat: str, message_id: str) -> bool:
         if not self.network.delete(chat, [message_id]):
+            if str(message_id) in self.network.refused:
+                raise InvalidRequest("the message can't be deleted", method="delete", code=400)
             raise NotFound("there is no such message in the chat", method="delete", code=404)
         return True
 
     async def _typing(self, chat: str) -> bool:
         return True
 
-    def messages(self, result: Any, chat: str = "") -> Sequence[Message]:
+    def target(self, parameters: Mapping[str, Any]) -> str:
+        """Return the parameter `chat`."""
+        chat = parameters.get("chat")
+        return chat if isinstance(chat, str) else ""
+
+    def aim(self, parameters: Mapping[str, Any], chat: str, business: str = "") -> dict[str, Any]:
+        """Return the parameters with `chat` where none was given."""
+        aimed = dict(parameters)
+        if chat and aimed.get("chat") is None:
+            aimed["chat"] = chat
+        return aimed
+
+    def messages(self, result: Any, chat: str = "", business: str = "") -> Sequence[Message]:
         """Return the messages in an API answer: a message, or a list of them."""
         found = result if isinstance(result, list) else [result]
         try:
@@ -181,11 +205,9 @@ class LocalPlatform(Platform):
         self, chat: str, ids: Sequence[str], business: str = ""
     ) -> dict[str, Deletion]:
         """Delete messages of a chat; those that are not there are `GONE`."""
-        deleted = self.network.delete(chat, ids)
-        return {
-            message_id: Deletion.DELETED if message_id in deleted else Deletion.GONE
-            for message_id in ids
-        }
+        deleted = dict.fromkeys(self.network.delete(chat, ids), Deletion.DELETED)
+        outcome = self.network.refused | deleted
+        return {message_id: outcome.get(message_id, Deletion.GONE) for message_id in ids}
 
     async def close(self) -> None:
         """Let go of the file; a network in memory stays."""
@@ -240,14 +262,21 @@ def _message(value: Any) -> Message:
     chat_id = _id(chat.get("id"))
     if not chat_id:
         raise MalformedBody("A chat has an id.")
+    migrated_to, migrated_from = _id(message.get("migrated_to")), _id(message.get("migrated_from"))
+    is_service = bool(migrated_to or migrated_from)
+    kind = MessageKind.OTHER if is_service else MessageKind.TEXT
     return Message(
         id=_id(message.get("message_id")),
         chat=Chat(chat_id, _text(chat.get("type")) or "private", _text(chat.get("title"))),
         user=_user(message.get("from")),
-        kind=_id(message.get("kind")) or MessageKind.TEXT.value,
+        kind=_id(message.get("kind")) or kind.value,
+        is_service=is_service,
         text=_text(message.get("text")),
         date=_time(message.get("date")),
         edited=_time(message.get("edited")),
         thread=_id(message.get("thread")),
         reply_to=_id(message.get("reply_to")),
+        album=_id(message.get("album")),
+        migrated_to=migrated_to,
+        migrated_from=migrated_from,
     )

@@ -11,6 +11,7 @@ import msgspec
 
 from botsessions import clock
 from botsessions.exceptions import InvalidRequest, NotFound
+from botsessions.platforms.base import Deletion
 from botsessions.platforms.local_database import ChatDatabase
 from botsessions.updates import Chat, User
 
@@ -35,6 +36,8 @@ class LocalChat:
     def __init__(self, bot: str, path: str | Path | None = None) -> None:
         self.bot = bot
         self.database = ChatDatabase(path)
+        #: What becomes of a message that is not deleted, whoever asks; see `refuse`.
+        self.refused: dict[str, Deletion] = {}
 
     # What people do. Each returns the update that is to be delivered to the bot.
 
@@ -123,6 +126,20 @@ class LocalChat:
             )
             return _message(self._entry(connection, chat, number))
 
+    def post_album(self, chat: str, texts: Iterable[str]) -> list[dict[str, Any]]:
+        """Record several messages of the bot, or none of them, and return them.
+
+        Each names as its `album` the first one's id; the history does not keep that.
+        """
+        texts = list(texts)
+        for text in texts:
+            _check_text(text)
+        _check_ids(chat)
+        with self.database.transaction() as connection:
+            numbers = [self._insert(connection, chat, None, text) for text in texts]
+            found = [_message(self._entry(connection, chat, number)) for number in numbers]
+        return [{**message, "album": str(numbers[0])} for message in found]
+
     def edit(
         self, chat: str, message_id: str | int, text: str, *, buttons: Buttons | None = None
     ) -> dict[str, Any]:
@@ -140,10 +157,13 @@ class LocalChat:
         """Delete messages of a chat, whoever wrote them; return the ids of those that were there.
 
         Their texts are removed; that there was a message stays known, so that `history` can tell.
+        Those that are refused stay.
         """
         deleted = set()
         with self.database.transaction() as connection:
             for message_id in ids:
+                if str(message_id) in self.refused:
+                    continue
                 try:
                     entry = self._entry(connection, chat, message_id)
                 except NotFound:
@@ -155,6 +175,17 @@ class LocalChat:
                 )
                 deleted.add(str(message_id))
         return deleted
+
+    def refuse(self, message_id: str | int, outcome: Deletion | None) -> None:
+        """Let this object not delete a message, with that outcome; None takes it back.
+
+        The network itself deletes whatever is there: this is for tests of what a bot does when a
+        platform does not.
+        """
+        if outcome is None:
+            self.refused.pop(str(message_id), None)
+        else:
+            self.refused[str(message_id)] = outcome
 
     # What a reader sees.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, ClassVar, Final
 
 from django.core.checks import CheckMessage
 from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
+from msgspec import structs
 from yarl import URL
 
 from botsessions.exceptions import (
@@ -38,6 +40,20 @@ SECRET_HEADER: Final = b"x-telegram-bot-api-secret-token"
 _OPTIONS: Final = ("token", "secret", "api_url", "timeout")
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 _SHORT_SECRET: Final = 16
+#: Parameters that, together, say where a call goes, so that no chat may stand beside them.
+_ELSEWHERE: Final = (frozenset({"inline_message_id"}), frozenset({"gift_id", "user_id"}))
+#: Why one message cannot be deleted, by what the error says; the first that fits counts. Which of
+#: age and lacking rights it is Telegram tells in private chats and basic groups alone.
+_REFUSALS: Final = (
+    ("can't be deleted for everyone", Deletion.TOO_OLD),
+    ("can't be deleted", Deletion.FORBIDDEN),
+    ("delete_forbidden", Deletion.FORBIDDEN),
+    ("not enough rights", Deletion.FORBIDDEN),
+    ("message to delete not found", Deletion.GONE),
+    ("message_id_invalid", Deletion.GONE),
+)
+#: What the error says where none of a chat's messages is within the bot's reach any more.
+_OUT_OF_REACH: Final = ("business connection not found", "upgraded to a supergroup")
 
 
 class TelegramPlatform(Platform):
@@ -52,6 +68,7 @@ class TelegramPlatform(Platform):
     name: ClassVar[str] = "telegram"
     redelivers: ClassVar[bool] = True
     delete_batch_size: ClassVar[int] = 100
+    deletable_for: ClassVar[timedelta | None] = timedelta(hours=48)
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
@@ -117,7 +134,29 @@ class TelegramPlatform(Platform):
         """
         return await self._api.call(method, parameters)
 
-    def messages(self, result: Any, chat: str = "") -> Sequence[Message]:
+    def target(self, parameters: Mapping[str, Any]) -> str:
+        """Return the `chat_id`; a public chat may be named as `@name`."""
+        return identifier(parameters.get("chat_id"))
+
+    def business(self, parameters: Mapping[str, Any]) -> str:
+        """Return the `business_connection_id`."""
+        return identifier(parameters.get("business_connection_id"))
+
+    def aim(self, parameters: Mapping[str, Any], chat: str, business: str = "") -> dict[str, Any]:
+        """Return the parameters with `chat_id` and `business_connection_id` where none was given.
+
+        Methods that take no chat ignore it. Calls that change an inline message or send a gift to a
+        user stay as they are.
+        """
+        given = {name for name, value in parameters.items() if value is not None}
+        aimed = dict(parameters)
+        if chat and "chat_id" not in given and not any(names <= given for names in _ELSEWHERE):
+            aimed["chat_id"] = _chat_id(chat)
+            if business and "business_connection_id" not in given:
+                aimed["business_connection_id"] = business
+        return aimed
+
+    def messages(self, result: Any, chat: str = "", business: str = "") -> Sequence[Message]:
         """Return the messages in an answer: a Message, a MessageId, or a list of either.
 
         A MessageId, which copies and forwards answer, does not name its chat: it becomes a message
@@ -129,9 +168,13 @@ class TelegramPlatform(Platform):
                 continue
             whole = message(item)
             if whole is not None:
+                if business and not whole.business:
+                    whole = structs.replace(whole, business=business)
                 found.append(whole)
             elif chat and (id := message_identifier(item["message_id"])):
-                found.append(Message(id, Chat(chat, chat_type(chat)), kind=MessageKind.OTHER.value))
+                where = Chat(chat, chat_type(chat))
+                kind = MessageKind.OTHER.value
+                found.append(Message(id, where, kind=kind, business=business))
         return found
 
     async def delete_messages(
@@ -187,17 +230,16 @@ class TelegramPlatform(Platform):
                 await self.call("deleteMessage", chat_id=_chat_id(chat), message_id=numbers[0])
             else:
                 await self.call("deleteMessages", chat_id=_chat_id(chat), message_ids=numbers)
-        except NotFound as error:
-            # 404 is the method's absence, on a server of an older Bot API.
-            return Deletion.FAILED if error.code == 404 else Deletion.GONE
         except InvalidRequest as error:
             reason = error.description.lower()
-            if "can't be deleted" not in reason and "delete_forbidden" not in reason:
-                return Deletion.FAILED
-            if len(ids) > 1:
-                return None
-            # Which of both it is Telegram tells in private chats and basic groups alone.
-            return Deletion.TOO_OLD if "for everyone" in reason else Deletion.FORBIDDEN
+            for words, outcome in _REFUSALS:
+                if words in reason:
+                    return outcome if len(ids) == 1 else None
+            if any(words in reason for words in _OUT_OF_REACH):
+                return Deletion.FORBIDDEN
+            # 404 is the method's absence, on a server of an older Bot API.
+            gone = isinstance(error, NotFound) and error.code != 404
+            return Deletion.GONE if gone else Deletion.FAILED
         return Deletion.DELETED
 
     async def close(self) -> None:

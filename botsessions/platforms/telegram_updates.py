@@ -113,6 +113,8 @@ def message(data: Any) -> Message | None:
         message_identifier(reply.get("message_id")) if isinstance(reply, dict) else "",
         identifier(data.get("media_group_id")),
         identifier(data.get("business_connection_id")),
+        identifier(data.get("migrate_to_chat_id")),
+        identifier(data.get("migrate_from_chat_id")),
     )
 
 

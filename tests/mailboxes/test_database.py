@@ -41,17 +41,17 @@ class Orm:
         self.mailbox: Mailbox = DatabaseMailbox(statements=OrmStatements)
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("transactional_db")
 class TestOwn(Own, MailboxContract):
     """In transactions of its own, as in a server."""
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("transactional_db")
 class TestOwnOpened(MailboxContract):
     """As in a server, whose thread for the verbs has a connection of its own."""
 
     @pytest.fixture(autouse=True)
-    def _mailbox(self, committed: None) -> Iterator[None]:
+    def _mailbox(self, transactional_db: None) -> Iterator[None]:
         self.mailbox: Mailbox = DatabaseMailbox()
         self.mailbox.open()
         yield
@@ -68,17 +68,17 @@ class TestOrm(Orm, MailboxContract):
     pass
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("transactional_db")
 class TestOwnRaces(Own, MailboxRaceContract):
     pass
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("transactional_db")
 class TestOrmRaces(Orm, MailboxRaceContract):
     pass
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("transactional_db")
 def test_database_that_cannot_update_on_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Oracle: somebody else's row is found by the insert that fails."""
     monkeypatch.setattr(type(connection.features), "supports_update_conflicts", False)
@@ -166,12 +166,12 @@ class TestRows:
         long_ago = datetime(2001, 1, 1, tzinfo=UTC)
         mailbox.admit([one], "one")
         mailbox.record([sent(one, 0, session=key)])
-        BotSession.objects.update(created_at=long_ago, updated_at=long_ago, expires_at=long_ago)
+        BotSession.objects.update(created_at=long_ago, updated_at=long_ago)
         mailbox.commit([done(one, "one", save(key, {}))])
         row = BotSession.objects.get()
         parts = (row.bot, row.chat, row.user, row.thread, row.qualifier)
         assert SessionKey(*parts) == key
-        assert (row.is_open, row.created_at, row.expires_at) == (True, long_ago, long_ago)
+        assert (row.is_open, row.created_at, row.expires_at) == (True, long_ago, None)
         assert row.updated_at > long_ago
 
     def test_tracked_message_says_where_it_came_from(self, mailbox: DatabaseMailbox) -> None:

@@ -47,9 +47,16 @@ def failing(kind: str, *errors: DatabaseError) -> DatabaseMailbox:
     class Failing(base):  # type: ignore[misc, valid-type]
         def save_sessions(self, sessions: Sequence[SessionRow], now: Any) -> Tuples:
             saved: Tuples = super().save_sessions(sessions, now)
+            self.fail()
+            return saved
+
+        def write_every(self, *rows: Any) -> None:
+            super().write_every(*rows)
+            self.fail()
+
+        def fail(self) -> None:
             if left:
                 raise left.pop(0)
-            return saved
 
     return DatabaseMailbox(statements=Failing)
 
@@ -79,7 +86,7 @@ def database_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     connection.close()
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("transactional_db")
 @pytest.mark.parametrize("kind", KINDS)
 class TestErrors:
     def test_transaction_is_run_again_when_the_database_asks(self, kind: str) -> None:
@@ -160,10 +167,17 @@ class TestErrors:
         class Dying(base):  # type: ignore[misc, valid-type]
             def save_sessions(self, sessions: Sequence[SessionRow], now: Any) -> Tuples:
                 saved: Tuples = super().save_sessions(sessions, now)
+                self.die()
+                return saved
+
+            def write_every(self, *rows: Any) -> None:
+                super().write_every(*rows)
+                self.die()
+
+            def die(self) -> None:
                 if not killed:
                     killed.append(True)
                     kill_connection()
-                return saved
 
         assert commit_one(DatabaseMailbox(statements=Dying)) == [Outcome.COMMITTED]
         assert written() == (1, 1, 0)
@@ -182,7 +196,7 @@ def kill_connection() -> None:
     at_once(kill)
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("transactional_db")
 @pytest.mark.parametrize("kind", KINDS)
 class TestWithinATransaction:
     """A verb called in somebody's transaction is a savepoint in it."""
@@ -240,7 +254,7 @@ def test_settings_of_a_foreign_transaction_stay_as_they_are() -> None:
     assert shown() == before
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("transactional_db")
 def test_project_isolation_level_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot from before the wait for a lock would hide what was committed meanwhile."""
     if connection.vendor != "postgresql":
@@ -252,8 +266,8 @@ def test_project_isolation_level_does_not_matter(monkeypatch: pytest.MonkeyPatch
     one = arrival("1")
     real = mailbox._commit
 
-    def look(entries: Sequence[tuple[int, Commit]]) -> Any:
-        waiting = real(entries)
+    def look(entries: Sequence[tuple[int, Commit]], **options: Any) -> Any:
+        waiting = real(entries, **options)
         levels.append(connection.connection.execute("SHOW transaction_isolation").fetchone()[0])
         return waiting
 
@@ -265,7 +279,7 @@ def test_project_isolation_level_does_not_matter(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def opened(committed: None) -> Iterator[DatabaseMailbox]:
+def opened(transactional_db: None) -> Iterator[DatabaseMailbox]:
     """A mailbox whose verbs have this thread, and its connection, for themselves."""
     mailbox = DatabaseMailbox()
     mailbox.open()
@@ -273,7 +287,7 @@ def opened(committed: None) -> Iterator[DatabaseMailbox]:
     mailbox.close()
 
 
-@pytest.mark.usefixtures("committed")
+@pytest.mark.usefixtures("transactional_db")
 class TestUnfinishedAdmission:
     """In a server an admission may be finished by the next verb, on PostgreSQL."""
 

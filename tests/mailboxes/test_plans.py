@@ -9,7 +9,8 @@ import pytest
 from django.db import connection, transaction
 
 from botsessions.keys import SessionKey
-from botsessions.mailboxes.contract.cases import arrival, done, failed, save, sent
+from botsessions.mailboxes.base import Opening
+from botsessions.mailboxes.contract.cases import arrival, done, failed, save, seen, sent
 from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.mailboxes.statements.base import Tuples
 from botsessions.mailboxes.statements.postgresql import PostgreSQLStatements
@@ -34,6 +35,14 @@ FILL = (
     SELECT 'demo', 'c' || n, 'u' || n % 1000, '', '', '{}', 1, true, now(), now()
     FROM generate_series(1, 50000) AS n
     """,
+    """
+    INSERT INTO botsessions_trackedmessage (
+        session_id, chat, message_id, direction, kind, is_service, "user", business, text,
+        sent_at, update_id, ordinal
+    )
+    SELECT id, 'filled', n, 'incoming', 'text', false, '', '', '', now(), '', 0
+    FROM (SELECT * FROM botsessions_botsession LIMIT 5000) AS s, generate_series(1, 10) AS n
+    """,
 )
 #: What may be read whole: the leases of what is worked on just now, and the queue of what waits.
 SMALL = {"botsessions_mailboxlease", "botsessions_mailboxlease_pkey", "botsessions_pending"}
@@ -49,14 +58,9 @@ class Recorded(PostgreSQLStatements):
         return super().execute(sql, parameters)
 
     def explain(self, sql: str) -> dict[str, Any]:
-        call = self._prepare(sql, self.seen[sql])
-        cursor = self._query(
-            f"EXPLAIN (FORMAT JSON) EXECUTE {call}", tuple(self.seen[sql].values())
-        )
-        row = cursor.fetchone()
-        assert row is not None
-        plan = row[0] if isinstance(row[0], list) else json.loads(row[0])
-        return dict(plan[0]["Plan"])
+        call = self._call(sql, self.seen[sql])
+        [[(text,)]] = self._query(b"EXPLAIN (FORMAT JSON) EXECUTE " + call)
+        return dict(json.loads(text)[0]["Plan"])
 
 
 def execute(*statements: str) -> None:
@@ -75,6 +79,12 @@ def use_all(mailbox: DatabaseMailbox) -> None:
     mailbox.record([sent(one, 0, "7", session=key)])
     mailbox.renew([("demo:ann", "one")])
     mailbox.commit([failed(one), done(three, "one", save(SessionKey("demo", "c"), 1), go_on=False)])
+    mailbox.admit([one], "three")
+    emptied = save(key, None)
+    emptied.is_deleted = True
+    mailbox.commit([done(one, "three", emptied)])
+    mailbox.track([Opening(key)], seen(key, "8"))
+    mailbox.find([one])
     mailbox.recover(100, "two")
 
 
@@ -107,7 +117,7 @@ def test_no_statement_reads_a_table_from_end_to_end(
     use_all(mailbox)
     execute(*FILL)
     if analyzed:
-        execute("ANALYZE botsessions_botupdate, botsessions_botsession")
+        execute("ANALYZE botsessions_botupdate, botsessions_botsession, botsessions_trackedmessage")
     statements = mailbox.statements
     assert isinstance(statements, Recorded)
     assert len(statements.seen) >= 15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
@@ -154,6 +155,9 @@ class StubBotApi:
             action = getattr(self, f"_do_{method}", None)
             if action is None:
                 raise Refusal(404, "Not Found")
+            known = inspect.signature(action).parameters
+            if "options" not in known:  # a method ignores what it has no use for
+                parameters = {name: parameters[name] for name in known if name in parameters}
             return {"ok": True, "result": action(**parameters)}
         except Refusal as refusal:
             return refusal.answer
@@ -166,13 +170,27 @@ class StubBotApi:
     def _do_sendMessage(self, chat_id: Any, text: str, **options: Any) -> dict[str, Any]:
         if not text:
             raise Refusal(400, "Bad Request: message text is empty")
+        return self._say(chat_id, {"text": text}, options)
+
+    def _do_sendMediaGroup(
+        self, chat_id: Any, media: list[dict[str, Any]], **options: Any
+    ) -> list[dict[str, Any]]:
+        if not 2 <= len(media) <= 10:
+            raise Refusal(400, "Bad Request: wrong number of media in the album")
+        album = {"photo": [], "media_group_id": str(13_000_000_000 + self._last_id)}
+        captions = [{"caption": each["caption"]} if "caption" in each else {} for each in media]
+        return [self._say(chat_id, album | caption, options) for caption in captions]
+
+    def _say(
+        self, chat_id: Any, content: dict[str, Any], options: dict[str, Any]
+    ) -> dict[str, Any]:
         self._last_id += 1
         message = {
             "message_id": self._last_id,
             "from": self._do_getMe(),
             "chat": {"id": chat_id, "type": "private", "first_name": "Somebody"},
             "date": 1_780_000_000,
-            "text": text,
+            **content,
         }
         for name in ("message_thread_id", "business_connection_id", "reply_markup"):
             if name in options:
@@ -185,9 +203,42 @@ class StubBotApi:
     def _do_copyMessage(self, chat_id: Any, from_chat_id: Any, message_id: int) -> dict[str, Any]:
         if (from_chat_id, message_id) not in self.sent:
             raise Refusal(400, "Bad Request: message to copy not found")
-        self._last_id += 1
-        self.sent[chat_id, self._last_id] = {}
-        return {"message_id": self._last_id}
+        return self._do_copyMessages(chat_id, from_chat_id, [message_id])[0]
+
+    def _do_copyMessages(
+        self, chat_id: Any, from_chat_id: Any, message_ids: list[int]
+    ) -> list[dict[str, Any]]:
+        found = [self.sent.get((from_chat_id, number)) for number in message_ids]
+        copies = [self._say(chat_id, {"text": each["text"]}, {}) for each in found if each]
+        if not copies:
+            raise Refusal(400, "Bad Request: there are no messages to copy")
+        return [{"message_id": each["message_id"]} for each in copies]
+
+    def _do_forwardMessage(
+        self, chat_id: Any, from_chat_id: Any, message_id: int
+    ) -> dict[str, Any]:
+        if (from_chat_id, message_id) not in self.sent:
+            raise Refusal(400, "Bad Request: message to forward not found")
+        return self._say(chat_id, {"text": self.sent[from_chat_id, message_id]["text"]}, {})
+
+    def _do_forwardMessages(
+        self, chat_id: Any, from_chat_id: Any, message_ids: list[int]
+    ) -> list[dict[str, Any]]:
+        return self._do_copyMessages(chat_id, from_chat_id, message_ids)
+
+    def _do_answerCallbackQuery(self, callback_query_id: str, **options: Any) -> bool:
+        return True
+
+    def _do_editMessageText(
+        self, text: str, chat_id: Any = None, message_id: int = 0, inline_message_id: str = ""
+    ) -> dict[str, Any] | bool:
+        if chat_id is None and inline_message_id:
+            return True
+        if (chat_id, message_id) not in self.sent:
+            raise Refusal(400, "Bad Request: message to edit not found")
+        message = self.sent[chat_id, message_id]
+        message |= {"text": text, "edit_date": 1_780_000_060}
+        return message
 
     def _do_deleteMessage(self, chat_id: Any, message_id: int) -> bool:
         if (chat_id, message_id) not in self.sent:
@@ -213,6 +264,8 @@ class StubBotApi:
             for (chat, _), message in self.sent.items()
             if message.get("business_connection_id") == business_connection_id
         }
+        if not chats:
+            raise Refusal(400, "Bad Request: business connection not found")
         for chat in chats:
             self._do_deleteMessages(chat, message_ids)
         return True

@@ -145,7 +145,23 @@ def test_changed_message_is_an_edited_message() -> None:
     assert (update.type, update.text) == ("edited_message", "Hello")
     assert update.message is not None
     assert update.message.id == str(said["message_id"])
-    assert update.message.edited is not None
+    assert update.message.edited == datetime.fromtimestamp(changed["edited_message"]["edited"], UTC)
+
+
+def test_group_that_moves_names_where_to_and_where_from() -> None:
+    """P17."""
+    platform = local()
+    old, new = {"id": "group", "type": "group"}, {"id": "big", "type": "supergroup"}
+    left = {"message_id": 1, "chat": old, "migrated_to": "big"}
+    came = {"message_id": 1, "chat": new, "migrated_from": "group", "kind": "migration"}
+    _, body = platform.request({"update_id": 1, "message": left}, {"update_id": 2, "message": came})
+    first, second = (update.message for update in platform.parse(body))
+    assert first is not None
+    assert second is not None
+    assert (first.migrated_to, first.migrated_from) == ("big", "")
+    assert (second.migrated_to, second.migrated_from) == ("", "group")
+    assert (first.kind, first.is_service) == ("other", True)
+    assert (second.kind, second.is_service) == ("migration", True)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +204,49 @@ async def test_bot_sends_edits_and_deletes() -> None:
     )
     assert list(again.values()) == [Deletion.DELETED, *[Deletion.GONE] * 3]
     assert texts(network) == []
+
+
+async def test_album_is_as_many_messages() -> None:
+    platform = local()
+    result = await platform.call("album", chat=GROUP.id, texts=["one", "two"])
+    found = platform.messages(result)
+    assert [(message.text, message.chat.id) for message in found] == [
+        ("one", GROUP.id),
+        ("two", GROUP.id),
+    ]
+    assert {message.album for message in found} == {found[0].id}
+    assert texts(platform.network) == ["one", "two"]
+
+
+async def test_album_goes_out_whole_or_not_at_all() -> None:
+    platform = local()
+    wrong: tuple[Any, ...] = ([], "text", None, 7, ["one", ""], ["one", 2])
+    for album in wrong:
+        with pytest.raises(InvalidRequest):
+            await platform.call("album", chat=GROUP.id, texts=album)
+    with pytest.raises(InvalidRequest):
+        await platform.call("album", chat="", texts=["one"])
+    assert texts(platform.network) == []
+
+
+async def test_deletion_can_be_refused() -> None:
+    platform = local()
+    network = platform.network
+    ids = [str(network.say(GROUP, ANN, text)["message"]["message_id"]) for text in "abcd"]
+    network.refuse(ids[0], Deletion.TOO_OLD)
+    network.refuse(int(ids[2]), Deletion.FORBIDDEN)
+    assert list((await platform.delete_messages(GROUP.id, ids)).values()) == [
+        Deletion.TOO_OLD,
+        Deletion.DELETED,
+        Deletion.FORBIDDEN,
+        Deletion.DELETED,
+    ]
+    assert texts(network) == ["a", "c"]
+    with pytest.raises(InvalidRequest, match="can't be deleted"):
+        await platform.call("delete", chat=GROUP.id, message_id=ids[0])
+    network.refuse(ids[0], None)
+    assert await platform.delete_messages(GROUP.id, [ids[0]]) == {ids[0]: Deletion.DELETED}
+    assert texts(network) == ["c"]
 
 
 async def test_refused_calls_are_typed() -> None:

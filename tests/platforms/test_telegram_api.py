@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from botsessions.platforms.base import Deletion, Platform
 from botsessions.platforms.telegram import SECRET_HEADER, TelegramPlatform
 from botsessions.platforms.telegram_updates import UPDATE_TYPES
 from botsessions.testing import PlatformContract
+from botsessions.updates import Message
 from tests.platforms.bot_api import NOT_ALLOWED, TOO_OLD, Fault, StubBotApi
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
@@ -489,6 +491,142 @@ def test_ids_alone_are_messages_of_the_chat_that_was_called() -> None:
     assert [message.id for message in platform.messages({"message_id": 8}, "42")] == ["8"]
 
 
+def called(
+    api: StubBotApi, method: str, *, chat: str = "42", business: str = "", **parameters: Any
+) -> list[Message]:
+    """Call a method as a session of that chat does, and return the messages in the answer."""
+
+    async def action(platform: TelegramPlatform) -> list[Message]:
+        aimed = platform.aim(parameters, chat, business)
+        result = await platform.call(method, **aimed)
+        return [*platform.messages(result, platform.target(aimed), platform.business(aimed))]
+
+    return run(api, action)
+
+
+def test_album_is_as_many_messages(api: StubBotApi) -> None:
+    media = [{"type": "photo", "media": "f1", "caption": "Look"}, {"type": "photo", "media": "f2"}]
+    found = called(api, "sendMediaGroup", media=media)
+    assert [(message.id, message.chat.id, message.kind) for message in found] == [
+        ("1", "42", "photo"),
+        ("2", "42", "photo"),
+    ]
+    assert [message.text for message in found] == ["Look", ""]
+    assert len({message.album for message in found} - {""}) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "kinds"),
+    [
+        ("forwardMessage", ["text"]),
+        ("copyMessage", ["other"]),
+        ("copyMessages", ["other", "other"]),
+        ("forwardMessages", ["other", "other"]),
+    ],
+)
+def test_copies_and_forwards_are_messages_where_they_went(
+    api: StubBotApi, method: str, kinds: list[str]
+) -> None:
+    """Missing ones are skipped, so there may be fewer than were asked for."""
+    first, second = send(api, 2)
+    which: dict[str, Any] = {"message_id": first}
+    if method.endswith("s"):
+        which = {"message_ids": [first, second, 77]}
+    for parameters, chat in (({}, "-1002233"), ({"chat_id": "@gardeners"}, "@gardeners")):
+        found = called(api, method, chat="-1002233", from_chat_id=42, **which, **parameters)
+        assert [message.kind for message in found] == kinds
+        assert {(message.chat.id, message.chat.type) for message in found} <= {
+            (chat, "supergroup"),
+            (chat, "private"),  # what the stub says of every chat
+        }
+        there = int(chat) if chat.startswith("-") else chat
+        assert {(there, int(message.id)) for message in found} <= set(api.sent)
+
+
+def test_message_edited_by_the_bot_is_in_the_answer(api: StubBotApi) -> None:
+    (number,) = send(api, 1)
+    (message,) = called(api, "editMessageText", message_id=number, text="Better")
+    assert (message.id, message.text) == (str(number), "Better")
+    assert message.edited is not None
+    assert message.date is not None
+    assert message.edited - message.date == timedelta(seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("getMe", {}),
+        ("answerCallbackQuery", {"callback_query_id": "1", "text": "Thanks"}),
+        ("editMessageText", {"inline_message_id": "i1", "text": "Better"}),
+    ],
+)
+def test_answer_without_messages_has_none(
+    api: StubBotApi, method: str, parameters: dict[str, Any]
+) -> None:
+    assert called(api, method, **parameters) == []
+
+
+def test_answer_names_its_messages_for_a_business(api: StubBotApi) -> None:
+    (message,) = called(api, "sendMessage", business="b1", text="Hi")
+    assert api.calls[-1].parameters == {
+        "chat_id": 42,
+        "business_connection_id": "b1",
+        "text": "Hi",
+    }
+    assert (message.chat.id, message.business) == ("42", "b1")
+    # Copies cannot be made for one, so far; an answer that does not say so was asked to.
+    platform = bot(api)
+    silent = {"message_id": 8, "chat": {"id": 42}, "text": "Hi"}
+    for answer in (silent, {"message_id": 8}):
+        (message,) = platform.messages(answer, "42", "b1")
+        assert (message.id, message.chat.id, message.business) == ("8", "42", "b1")
+    (message,) = platform.messages(silent | {"business_connection_id": "b2"}, "42", "b1")
+    assert message.business == "b2"
+
+
+# Where a call goes
+
+
+@pytest.mark.parametrize(
+    ("parameters", "chat"),
+    [
+        ({}, ""),
+        ({"chat_id": None}, ""),
+        ({"chat_id": 42}, "42"),
+        ({"chat_id": -1002233}, "-1002233"),
+        ({"chat_id": "42"}, "42"),
+        ({"chat_id": "@gardeners"}, "@gardeners"),
+        ({"chat_id": True}, ""),
+        ({"chat_id": [42]}, ""),
+        ({"chat": "42", "user_id": 42, "from_chat_id": 42}, ""),
+    ],
+)
+def test_target_is_the_chat_id(parameters: dict[str, Any], chat: str) -> None:
+    assert TelegramPlatform("shop", OPTIONS).target(parameters) == chat
+
+
+@pytest.mark.parametrize(
+    ("parameters", "aimed"),
+    [
+        ({}, {"chat_id": 42, "business_connection_id": "b1"}),
+        ({"chat_id": None}, {"chat_id": 42, "business_connection_id": "b1"}),
+        (
+            {"text": "Hi", "business_connection_id": "b2"},
+            {"text": "Hi", "business_connection_id": "b2", "chat_id": 42},
+        ),
+        ({"user_id": 7}, {"user_id": 7, "chat_id": 42, "business_connection_id": "b1"}),
+        # What says where it goes is let be.
+        ({"chat_id": 43}, {"chat_id": 43}),
+        ({"inline_message_id": "i1"}, {"inline_message_id": "i1"}),
+        ({"gift_id": "g", "user_id": 7}, {"gift_id": "g", "user_id": 7}),
+    ],
+)
+def test_call_that_names_no_chat_is_aimed_at_one(
+    parameters: dict[str, Any], aimed: dict[str, Any]
+) -> None:
+    assert TelegramPlatform("shop", OPTIONS).aim(parameters, "42", "b1") == aimed
+
+
 # Deleting
 
 
@@ -516,6 +654,20 @@ def test_more_than_a_batch_is_refused() -> None:
     platform = TelegramPlatform("shop", OPTIONS)
     with pytest.raises(ValueError, match="100"):
         asyncio.run(platform.delete_messages("42", [str(id) for id in range(1, 102)]))
+
+
+def test_messages_can_be_deleted_for_two_days() -> None:
+    assert TelegramPlatform.deletable_for == timedelta(days=2)
+
+
+def test_id_given_twice_is_asked_for_once(api: StubBotApi) -> None:
+    ids = send(api, 3)
+    outcome = delete(api, [*ids, 0, "", *ids[:2]])
+    assert outcome == dict.fromkeys(map(str, ids), Deletion.DELETED) | {
+        "0": Deletion.GONE,
+        "": Deletion.GONE,
+    }
+    assert [call.parameters["message_ids"] for call in api.calls] == [ids]
 
 
 def test_missing_ids_are_skipped_by_a_batch_and_gone_alone(api: StubBotApi) -> None:
@@ -554,6 +706,48 @@ def test_raw_refusal_of_the_server_is_halved_too(api: StubBotApi) -> None:
     ids = send(api, 2)
     api.protected = {(42, ids[1]): "Bad Request: MESSAGE_DELETE_FORBIDDEN"}
     assert list(delete(api, ids).values()) == [Deletion.DELETED, Deletion.FORBIDDEN]
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [
+        (NOT_ALLOWED, Deletion.FORBIDDEN),
+        ("Bad Request: not enough rights", Deletion.FORBIDDEN),
+        (TOO_OLD, Deletion.TOO_OLD),
+        ("Bad Request: message to delete not found", Deletion.GONE),
+        ("Bad Request: MESSAGE_ID_INVALID", Deletion.GONE),
+    ],
+)
+def test_reason_says_what_becomes_of_the_culprit_alone(
+    api: StubBotApi, reason: str, outcome: Deletion
+) -> None:
+    for business in ("", "b1"):
+        options = {"business_connection_id": business} if business else {}
+        ids = send(api, 7, **options)
+        api.protected = {(42, ids[2]): reason}
+        found = list(delete(api, ids, business=business).values())
+        assert found == [*[Deletion.DELETED] * 2, outcome, *[Deletion.DELETED] * 4]
+
+
+def test_batch_of_which_nothing_may_be_deleted_has_an_outcome_for_each(api: StubBotApi) -> None:
+    ids = send(api, 9)
+    api.protected = {(42, id): TOO_OLD for id in ids}
+    assert delete(api, ids) == dict.fromkeys(map(str, ids), Deletion.TOO_OLD)
+    assert len(api.calls) == 17
+    assert len(api.sent) == 9
+
+
+def test_group_that_became_a_supergroup_keeps_its_old_messages(api: StubBotApi) -> None:
+    description = "Bad Request: group chat was upgraded to a supergroup chat"
+    api.plan("deleteMessages", refusal(400, description, migrate_to_chat_id=-100777))
+    assert set(delete(api, [1, 2], chat="-77").values()) == {Deletion.FORBIDDEN}
+    assert len(api.calls) == 1
+
+
+def test_business_that_left_the_bot_keeps_its_messages(api: StubBotApi) -> None:
+    """The bot has no way to them any more, but they are not gone."""
+    assert set(delete(api, [1, 2], business="b1").values()) == {Deletion.FORBIDDEN}
+    assert api.methods() == ["deleteBusinessMessages"]
 
 
 def test_chat_that_shut_the_bot_out_forbids_every_deletion(api: StubBotApi) -> None:

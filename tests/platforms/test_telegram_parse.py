@@ -323,6 +323,62 @@ def test_business_and_guest_chats_are_conversations_of_their_own() -> None:
     assert guest.conversation == pressed.conversation == "guest/-1002233"
 
 
+@pytest.mark.parametrize(
+    ("type_", "fields", "conversation"),
+    [
+        ("message", {}, "-1002233"),
+        ("edited_message", {}, "-1002233"),
+        ("channel_post", {}, "-1002233"),
+        ("edited_channel_post", {}, "-1002233"),
+        ("business_message", {"business_connection_id": "b1"}, "business/b1/-1002233"),
+        ("edited_business_message", {"business_connection_id": "b1"}, "business/b1/-1002233"),
+        ("guest_message", {}, "guest/-1002233"),
+    ],
+)
+def test_message_of_every_type_has_what_it_is_tracked_by(
+    type_: str, fields: dict[str, Any], conversation: str
+) -> None:
+    """S69: message, chat, user, kind, business connection, time; and when it was edited."""
+    if type_.startswith("edited_"):
+        fields = fields | {"edit_date": 1_780_000_060}
+    update = parsed(**{type_: SAID | fields})
+    message = update.message
+    assert message is not None
+    assert update.conversation == conversation
+    assert (message.id, message.kind, message.text) == ("5", "text", "hello")
+    assert update.chat == message.chat
+    assert (message.chat.id, message.chat.type) == ("-1002233", "supergroup")
+    assert message.user is not None
+    assert message.user.id == "11"
+    business = "b1" if "business" in type_ else ""
+    assert (message.business, update.business) == (business, business)
+    assert update.guest is (type_ == "guest_message")
+    assert message.date is not None
+    assert message.date.timestamp() == 1_780_000_000
+    assert (message.edited is not None) == type_.startswith("edited_")
+    if message.edited is not None:
+        assert message.edited.timestamp() == 1_780_000_060
+
+
+@pytest.mark.parametrize(
+    ("field", "to", "from_"),
+    [("migrate_to_chat_id", "-1002233", ""), ("migrate_from_chat_id", "", "-1002233")],
+)
+def test_group_that_becomes_a_supergroup_names_the_other(field: str, to: str, from_: str) -> None:
+    """P17."""
+    chat = {"id": -7, "type": "group"}
+    said = {"message_id": 5, "date": 1, "chat": chat, "from": ANN}
+    message = parsed(message=said | {field: -1002233}).message
+    assert message is not None
+    assert (message.migrated_to, message.migrated_from) == (to, from_)
+    assert (message.kind, message.is_service) == (field, True)
+    values: tuple[Any, ...] = (None, True, [], "x" * 65)
+    for senseless in values:
+        message = parsed(message=said | {field: senseless}).message
+        assert message is not None
+        assert (message.migrated_to, message.migrated_from) == ("", "")
+
+
 def test_what_the_bot_said_for_a_business_is_not_taken_for_an_update() -> None:
     """A bot that answers every message would answer itself."""
     bot = {"id": 1, "is_bot": True, "first_name": "Bot"}

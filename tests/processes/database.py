@@ -75,9 +75,11 @@ class Database(ABC):
         return int(leases)
 
     def tracked(self, chat: str) -> list[str]:
-        """Return the texts in a session's slice, in order."""
+        """Return what the bot said, as it stands in the session's slice, in order."""
         rows = self.query(
-            "SELECT text FROM botsessions_trackedmessage WHERE chat = ? ORDER BY id", chat
+            "SELECT text FROM botsessions_trackedmessage"
+            " WHERE chat = ? AND direction = 'outgoing' ORDER BY id",
+            chat,
         )
         return [text for (text,) in rows]
 

@@ -182,6 +182,7 @@ class Fleet:
         self.servers: list[Server] = []
         #: Who is here for one test: servers with settings of its own, and those that were replaced.
         self.guests: list[Server] = []
+        self.programs: list[subprocess.Popen[bytes]] = []
         self._started = count(1)
 
     def environment(self, **settings: str) -> dict[str, str]:
@@ -191,7 +192,9 @@ class Fleet:
     def run(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start `python -m module` in the servers' environment."""
         command = [sys.executable, "-m", module, *arguments]
-        return subprocess.Popen(command, cwd=ROOT, env=self.environment())
+        process = subprocess.Popen(command, cwd=ROOT, env=self.environment())
+        self.programs.append(process)
+        return process
 
     def complete(self) -> None:
         """Start what is missing, and forget who was here for a test."""
@@ -226,7 +229,11 @@ class Fleet:
             server.kill()
 
     def dismiss(self) -> None:
-        """Let the test's guests go, and whoever is paused go on."""
+        """Let the test's guests and programs go, and whoever is paused go on."""
+        for program in self.programs:
+            program.kill()
+            program.wait()
+        self.programs = []
         for server in self.guests:
             server.kill()
         for server in self.servers:

@@ -45,11 +45,11 @@ class AdmitContract(MailboxCases):
         self.commit(done(first, "one", save(keys[0], {"n": 1}), save(keys[2], [2])))
         other = arrival("3", "demo:ben", sessions=[keys[2]])
         admitted = self.admit(arrival("2", sessions=keys), other, arrival("4", "demo:eve"))
-        assert [len(rows) for rows in admitted.sessions] == [3, 1, 0]
-        assert value(admitted.sessions[0][0]) == {"n": 1}
-        assert admitted.sessions[0][1] is None
-        assert value(admitted.sessions[0][2]) == value(admitted.sessions[1][0]) == [2]
-        assert [row.version for row in admitted.sessions[0] if row] == [1, 1]
+        assert [len(found.named) for found in admitted.sessions] == [3, 1, 0]
+        assert value(admitted.sessions[0].named[0]) == {"n": 1}
+        assert admitted.sessions[0].named[1] is None
+        assert value(admitted.sessions[0].named[2]) == value(admitted.sessions[1].named[0]) == [2]
+        assert [row.version for row in admitted.sessions[0].named if row] == [1, 1]
 
     def test_second_update_of_a_mailbox_in_a_batch_is_stored(self) -> None:
         first, second, third = arrival("1"), arrival("2"), arrival("3")

@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from itertools import count
 from typing import Any
+from unittest import mock
 
 import msgspec
 from django.conf import settings
 from django.test import override_settings
 
+from botsessions import clock
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import (
     Admission,
@@ -21,15 +25,18 @@ from botsessions.mailboxes.base import (
     Committed,
     Effect,
     Mailbox,
+    Opening,
+    Outcome,
     Row,
     Save,
+    Seen,
     Sent,
     Waiting,
 )
-from botsessions.updates import Chat, Message, Update, User
+from botsessions.updates import Chat, Direction, Message, Update, User
 
 HANDLE, HANDLE_STORED = Admission.HANDLE, Admission.HANDLE_STORED
-STORED, DUPLICATE = Admission.STORED, Admission.DUPLICATE
+STORED, DUPLICATE, REFUSED = Admission.STORED, Admission.DUPLICATE, Admission.REFUSED
 
 #: Seconds of a lease that a test waits for.
 SHORT_LEASE = 0.2
@@ -53,6 +60,25 @@ class MailboxCases:
 
     def load(self, *keys: SessionKey) -> list[Row | None]:
         return self.mailbox.load([keys])[0]
+
+    def row(self, key: SessionKey) -> Row:
+        """Return the stored row of a session that there is."""
+        (row,) = self.load(key)
+        assert row is not None
+        return row
+
+    def write(self, *saves: Save) -> None:
+        """Save these sessions, with an update in a mailbox of its own."""
+        one = arrival(mailbox=f"save-{next(_ids)}")
+        self.admit(one)
+        assert self.commit(done(one, "one", *saves)).outcomes == [Outcome.COMMITTED]
+
+    def open(self, *keys: SessionKey, matcher: str | None = None, **fields: Any) -> None:
+        self.mailbox.track([Opening(key, matcher, **fields) for key in keys], [])
+
+    def ids(self, session: SessionKey) -> list[str]:
+        """Return the ids of the messages of a session's slice, in order."""
+        return [each.message_id for each in self.mailbox.tracked(session)]
 
     def left(self) -> list[Waiting]:
         """Return the update whose turn it is in each mailbox without a live lease."""
@@ -79,6 +105,20 @@ def update(id: str = "", **fields: Any) -> Update:
 def arrival(id: str = "", mailbox: str = "demo:ann", **fields: Any) -> Arrival:
     """Return the arrival of an update, by default of a new one in the mailbox `demo:ann`."""
     return Arrival(update(id), mailbox, **fields)
+
+
+def said(
+    mailbox: str = "demo:ann",
+    *,
+    chat: str = "ann",
+    user: str = "ann",
+    sessions: Sequence[SessionKey] = (),
+    **fields: Any,
+) -> Arrival:
+    """Return the arrival of what somebody says, by default the user `ann` in the chat `ann`."""
+    message = Message("1", Chat(chat), User(user) if user else None)
+    told = update(chat=message.chat, user=message.user, message=message, **fields)
+    return Arrival(told, mailbox, sessions)
 
 
 def done(arrived: Arrival, token: str = "one", *saves: Save, **fields: Any) -> Commit:
@@ -109,6 +149,14 @@ def sent(arrived: Arrival, ordinal: int, *ids: str, session: SessionKey | None =
     return Sent(arrived.update, arrived.mailbox, ordinal, {"ids": ids}, session, messages)
 
 
+def seen(
+    session: SessionKey, *ids: str, direction: Direction = Direction.INCOMING, **fields: Any
+) -> list[Seen]:
+    """Return messages of these ids for a session's slice."""
+    fields = {"user": User("ann"), "text": "hi", **fields}
+    return [Seen(session, Message(id, Chat("ann"), **fields), direction) for id in ids]
+
+
 def names(waiting: Iterable[Waiting]) -> list[str]:
     """Return the ids of updates that wait."""
     return sorted(each.update.id for each in waiting)
@@ -124,3 +172,10 @@ def value(row: Row | None) -> Any:
 def short_leases() -> override_settings:
     """Let leases end soon."""
     return override_settings(BOTSESSIONS=settings.BOTSESSIONS | {"LEASE": SHORT_LEASE})
+
+
+@contextmanager
+def time_is(moment: datetime) -> Iterator[None]:
+    """Let the application's clock stand still at a moment."""
+    with mock.patch.object(clock, "now", return_value=moment):
+        yield

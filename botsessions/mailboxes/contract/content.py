@@ -160,4 +160,4 @@ class ContentContract(MailboxCases):
         assert committed.outcomes == [Outcome.COMMITTED] * len(ids)
         admitted = self.admit(*arrivals, arrival(sessions=keys))
         assert admitted.decisions == [DUPLICATE] * len(ids) + [HANDLE]
-        assert [value(row) for row in admitted.sessions[-1]] == ids
+        assert [value(row) for row in admitted.sessions[-1].named] == ids

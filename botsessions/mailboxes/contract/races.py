@@ -21,6 +21,7 @@ from botsessions.mailboxes.base import (
     Commit,
     Committed,
     Effect,
+    Opening,
     Outcome,
 )
 from botsessions.mailboxes.contract.cases import (
@@ -33,7 +34,9 @@ from botsessions.mailboxes.contract.cases import (
     names,
     nothing,
     save,
+    seen,
     short_leases,
+    value,
 )
 
 Result = TypeVar("Result")
@@ -180,6 +183,116 @@ class MailboxRaceContract(MailboxCases):
             )
             assert committed == Committed([Outcome.COMMITTED] * 5, [])
             assert renewed in (set(), {each.mailbox for each in arrivals})
+
+    def test_session_that_ends_while_a_commit_tracks_in_it_is_empty(self) -> None:
+        key = SessionKey("demo", "ann")
+        for number in range(40):
+            one = arrival()
+            self.admit(one)
+            self.mailbox.track([Opening(key)], seen(key, "before"))
+            tracking = done(one, "one", save(key, number, number), seen=seen(key, "7", "", "8"))
+            committed, _ = at_once(
+                partial(late, self.commit, tracking), partial(late, self.mailbox.end, [key])
+            )
+            assert committed == Committed([Outcome.COMMITTED], [])
+            row = self.row(key)
+            assert (row.is_open, value(row), self.ids(key)) == (False, number, [])
+
+    def test_session_that_ends_while_it_is_opened_is_one_of_both(self) -> None:
+        key = SessionKey("demo", "ann")
+        for _ in range(40):
+            self.mailbox.track([Opening(key)], seen(key, "before"))
+            at_once(
+                partial(late, self.mailbox.track, [Opening(key)], seen(key, "7")),
+                partial(late, self.mailbox.end, [key]),
+            )
+            found = self.ids(key)
+            # Opened just before its end, or just after.
+            assert found in ([], ["7"])
+            assert self.row(key).is_open == bool(found)
+            self.mailbox.end([key])
+
+    def test_commits_that_track_in_one_session_at_once_lose_nothing(self) -> None:
+        key, threads, rounds = SessionKey("demo", "all"), 4, 20
+        self.open(key)
+        barrier = Barrier(threads)
+
+        def work(thread: int) -> None:
+            for number in range(rounds):
+                one = arrival(mailbox=f"demo:{thread}")
+                self.admit(one)
+                ids = [f"{number}-{thread}-{each}" for each in range(3)]
+                barrier.wait(20)
+                messages = [*seen(key, *ids, f"{number}"), *seen(key, "")]
+                assert self.commit(done(one, seen=messages)).outcomes == [Outcome.COMMITTED]
+
+        at_once(*(partial(work, thread) for thread in range(threads)))
+        found = self.ids(key)
+        assert found.count("") == threads * rounds
+        own = [[id for id in found if f"-{thread}-" in id] for thread in range(threads)]
+        for thread, ids in enumerate(own):
+            assert ids == [f"{n}-{thread}-{each}" for n in range(rounds) for each in range(3)]
+        # What all of them saw is there once.
+        assert len(found) == threads * rounds * 4 + rounds
+
+    def test_session_opened_at_once_is_one_with_all_its_messages(self) -> None:
+        for number in range(10):
+            key = SessionKey("demo", f"{number}")
+            at_once(
+                *(
+                    partial(self.mailbox.track, [Opening(key)], seen(key, f"{each}", "same"))
+                    for each in range(4)
+                )
+            )
+            assert sorted(self.ids(key)) == ["0", "1", "2", "3", "same"]
+
+    def test_commits_that_track_in_each_others_sessions_are_all_written(self) -> None:
+        """Each holds what the other waits for: the database ends one, which is run again."""
+        keys = [SessionKey("demo", "ann"), SessionKey("demo", "ben")]
+        self.open(*keys)
+        for number in range(4):
+            arrivals = [arrival(mailbox=f"demo:{each}") for each in range(2)]
+            self.admit(*arrivals)
+            commits = [
+                done(one, "one", save(own, number, number), seen=seen(other, f"{number}"))
+                for one, own, other in zip(arrivals, keys, reversed(keys), strict=True)
+            ]
+            committed = at_once(*(partial(self.commit, each) for each in commits))
+            assert committed == [Committed([Outcome.COMMITTED], [])] * 2
+        assert [self.ids(key) for key in keys] == [["0", "1", "2", "3"]] * 2
+
+    def test_group_that_moves_twice_at_once_moves_once(self) -> None:
+        for number in range(10):
+            keys = [SessionKey("demo", f"-{number}", f"{each}") for each in range(3)]
+            self.write(*(save(key, key.user) for key in keys))
+            move = partial(self.mailbox.move, "demo", f"-{number}", f"-100{number}")
+            assert sorted(map(len, at_once(move, move))) == [0, len(keys)]
+            assert self.load(*keys) == [None] * len(keys)
+
+    def test_commit_while_its_session_moves_is_in_conflict_or_moves_too(self) -> None:
+        for number in range(20):
+            old, new = SessionKey("demo", f"-{number}"), SessionKey("demo", f"-100{number}")
+            one = arrival()
+            self.write(save(old, "old"))
+            self.open(old)
+            self.admit(one)
+            writing = done(one, "one", save(old, "new", 1), seen=seen(old, "7"))
+            committed, moved = at_once(
+                partial(late, self.commit, writing),
+                partial(late, self.mailbox.move, "demo", old.chat, new.chat),
+            )
+            is_late = committed.outcomes == [Outcome.CONFLICT]
+            assert is_late or committed.outcomes == [Outcome.COMMITTED]
+            assert (moved, self.load(old)) == ([old], [None])
+            assert value(self.row(new)) == ("old" if is_late else "new")
+            assert self.ids(new) == ([] if is_late else ["7"])
+            self.commit(nothing(one.mailbox, "one"))
+
+
+def late(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Do it after a pause."""
+    pause()
+    return work(*arguments)
 
 
 def pause() -> None:

@@ -7,12 +7,23 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from botsessions.mailboxes.statements.base import (
     LeaseRow,
     MessageRow,
+    PlaceRow,
+    SaveRow,
     SessionRow,
     Statements,
     UpdateRow,
 )
 
-__all__ = ["LeaseRow", "MessageRow", "SessionRow", "Statements", "UpdateRow", "statements_for"]
+__all__ = [
+    "LeaseRow",
+    "MessageRow",
+    "PlaceRow",
+    "SaveRow",
+    "SessionRow",
+    "Statements",
+    "UpdateRow",
+    "statements_for",
+]
 
 
 def statements_for(connection: BaseDatabaseWrapper) -> Statements:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -19,6 +20,9 @@ from django.db import DatabaseError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 Tuples = Iterable[tuple[Any, ...]]
+
+#: What stands in a session's row for the data of one that has expired.
+EXPIRED = ""
 
 #: A NUL as JSON writes it, after the escaped backslashes that belong to other text.
 NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
@@ -52,8 +56,28 @@ class UpdateRow(msgspec.Struct, gc=False):
     due_at: datetime | None = None
 
 
+class PlaceRow(msgspec.Struct, gc=False):
+    """Where an update happened, and the qualifiers of the sessions that its handlers may need."""
+
+    number: int
+    bot: str
+    chat: str
+    user: str
+    thread: str
+    qualifiers: list[str]
+
+    @property
+    def keys(self) -> set[tuple[str, str, str]]:
+        """The chat, user and thread of every session there: each the place's own, or `""`.
+
+        One of neither chat nor user is nowhere, unless the place is.
+        """
+        found = set(product((self.chat, ""), (self.user, ""), (self.thread, "")))
+        return {key for key in found if key[0] or key[1] or not (self.chat or self.user)}
+
+
 class SessionRow(msgspec.Struct, gc=False):
-    """A session to be found, opened or saved; `version` is the one it must still have."""
+    """A session to be found or opened."""
 
     number: int
     bot: str
@@ -61,14 +85,25 @@ class SessionRow(msgspec.Struct, gc=False):
     user: str
     thread: str
     qualifier: str
+    expires_at: datetime | None = None
+
+
+class SaveRow(SessionRow, gc=False):
+    """A session to be saved, if `version` is still the one it has."""
+
     version: int = 0
     data: msgspec.Raw | None = None
+    quarantined: msgspec.Raw | None = None
 
 
 class MessageRow(msgspec.Struct, gc=False):
-    """A message of a session's slice."""
+    """A message for the slice of the session whose key begins the row."""
 
-    session: int
+    session_bot: str
+    session_chat: str
+    session_user: str
+    session_thread: str
+    session_qualifier: str
     chat: str
     message_id: str
     direction: str
@@ -78,6 +113,7 @@ class MessageRow(msgspec.Struct, gc=False):
     business: str
     text: str
     sent_at: datetime
+    edited_at: datetime | None
     update_id: str
     ordinal: int
 
@@ -92,6 +128,9 @@ class Statements:
     #: Does nobody else use the connection?
     own = False
 
+    #: Can `write_every` be asked, rather than the statements one by one?
+    can_write_every = False
+
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
 
@@ -99,8 +138,11 @@ class Statements:
         """Make a transaction of what is executed within."""
         return transaction.atomic(using=self.connection.alias)
 
-    def together(self) -> AbstractContextManager[object]:
-        """Send what is executed within as one round trip, where the database can."""
+    def together(self, *, last: bool = False) -> AbstractContextManager[object]:
+        """Send what is executed within as one round trip, where the database can.
+
+        The transaction may end with the `last` of them: what is executed later is not part of it.
+        """
         return nullcontext()
 
     def begin(self, *, durable: bool) -> None:
@@ -169,23 +211,65 @@ class Statements:
 
     # Sessions and messages
 
-    def sessions(self, sessions: Sequence[SessionRow]) -> Tuples:
-        """Read the stored ones: (number, id, version, is_open, data), data as JSON text."""
+    def sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
+        """Read the stored ones: (number, id, version, is_open, data, matcher, expires_at).
+
+        Data is JSON text. One that has expired is neither open nor has it data or an expiry.
+        """
         raise NotImplementedError
 
-    def open_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
-        """Create or open these: (bot, chat, user, thread, qualifier, id)."""
+    def sessions_at(self, places: Sequence[PlaceRow], now: datetime) -> Tuples:
+        """Read those of each place that are open or have one of its qualifiers.
+
+        Those of a place are its `keys`. They come as from `sessions`, with (chat, user, thread,
+        qualifier) behind; one may come twice.
+        """
         raise NotImplementedError
 
-    def save_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
+    def open_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> None:
+        """Create or open these.
+
+        One that has expired gets a new version, without data; the slice of one that was not open is
+        empty.
+        """
+        raise NotImplementedError
+
+    def save_sessions(self, sessions: Sequence[SaveRow], now: datetime) -> Tuples:
         """Save those that still have their version: (bot, chat, user, thread, qualifier)."""
         raise NotImplementedError
 
-    def insert_messages(self, messages: Sequence[MessageRow]) -> None:
-        """Add messages to their sessions' slices; one that is there already is left as it is."""
+    def delete_empty(self, sessions: Sequence[SessionRow]) -> None:
+        """Delete those of these that have no data and are not open."""
+        raise NotImplementedError
+
+    def insert_messages(self, messages: Sequence[MessageRow], now: datetime) -> None:
+        """Add messages to the slices of their sessions, where these are open and have not expired.
+
+        No two are the same. Of one that is there already an edited version takes over text and
+        kind.
+        """
+        raise NotImplementedError
+
+    # All of that
+
+    def write_every(
+        self,
+        leases: Sequence[LeaseRow],
+        updates: Sequence[UpdateRow],
+        sessions: Sequence[SaveRow],
+        now: datetime,
+    ) -> None:
+        """Lock these leases, finish these updates and save these sessions: all, or none of them.
+
+        Where one of them cannot be, the transaction fails with an error that `is_incomplete`.
+        """
         raise NotImplementedError
 
     # What went wrong
+
+    def is_incomplete(self, error: DatabaseError) -> bool:
+        """Could `write_every` not write every row?"""
+        return False
 
     def may_retry(self, error: DatabaseError) -> bool:
         """Did the database end the transaction so that it be run again?"""

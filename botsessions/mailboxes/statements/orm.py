@@ -28,8 +28,11 @@ from django.db.models.functions import Now
 from django.db.models.sql.compiler import SQLCompiler
 
 from botsessions.mailboxes.statements.base import (
+    EXPIRED,
     LeaseRow,
     MessageRow,
+    PlaceRow,
+    SaveRow,
     SessionRow,
     Statements,
     Tuples,
@@ -210,34 +213,60 @@ class OrmStatements(Statements):
 
     # Sessions and messages
 
-    def sessions(self, sessions: Sequence[SessionRow]) -> Tuples:
-        rows = self._rows(BotSession).values_list(*SESSION_KEY, "id", "version", "is_open", "data")
+    def sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
         keys = sorted({_session_key(row) for row in sessions})
-        stored = {row[:5]: row[5:] for row in _matching(rows, SESSION_KEY, keys)}
+        rows = _matching(self._rows(BotSession), SESSION_KEY, keys)
+        stored = {_key_of(each): _live(each, now) for each in rows}
         return [
-            (row.number, id, version, is_open, _text(data))
+            (row.number, *stored[_session_key(row)])
             for row in sessions
-            for id, version, is_open, data in [stored.get(_session_key(row), (None,) * 4)]
-            if id is not None
+            if _session_key(row) in stored
         ]
 
-    def open_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
-        def make(key: tuple[str, ...]) -> BotSession:
-            return _session(key, now, is_open=True)
+    def sessions_at(self, places: Sequence[PlaceRow], now: datetime) -> Tuples:
+        found = []
+        for row in places:
+            wanted = Q(is_open=True) | Q(qualifier__in=row.qualifiers)
+            rows = self._rows(BotSession).filter(wanted, bot=row.bot)
+            for each in _matching(rows, ("chat", "user", "thread"), sorted(row.keys)):
+                place = (each.chat, each.user, each.thread, each.qualifier)
+                found.append((row.number, *_live(each, now), *place))
+        return found
 
-        keys = [_session_key(row) for row in sessions]
-        found, _ = self._add(keys, self._find_sessions, make)
+    def open_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> None:
+        rows = {_session_key(row): row for row in sessions}
+
+        def make(key: tuple[str, ...]) -> BotSession:
+            return _session(key, now, is_open=True, expires_at=rows[key].expires_at)
+
+        found, _ = self._add(list(rows), self._find_sessions, make)
+        begun = [each.pk for each in found.values() if not each.is_open or _is_expired(each, now)]
+        self._rows(TrackedMessage).filter(session__in=begun).delete()
+        for key, stored in found.items():
+            if _is_expired(stored, now):
+                stored.data, stored.expires_at, stored.matcher = None, rows[key].expires_at, ""
+                stored.version += 1
+                fields = ["data", "version", "expires_at", "matcher"]
+                stored.save(using=self.connection.alias, update_fields=fields)
+            elif rows[key].expires_at is not None:
+                stored.expires_at = rows[key].expires_at
+                stored.save(using=self.connection.alias, update_fields=["expires_at"])
         closed = [stored.pk for stored in found.values() if not stored.is_open]
         self._rows(BotSession).filter(pk__in=closed).update(is_open=True)
-        return list(
-            _matching(self._rows(BotSession).values_list(*SESSION_KEY, "id"), SESSION_KEY, keys)
-        )
 
-    def save_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
+    def save_sessions(self, sessions: Sequence[SaveRow], now: datetime) -> Tuples:
         rows = {_session_key(row): row for row in _clean(sessions)}
 
         def make(key: tuple[str, ...]) -> BotSession:
-            return _session(key, now, version=1, data=_value(rows[key].data))
+            row = rows[key]
+            return _session(
+                key,
+                now,
+                version=1,
+                data=_value(row.data),
+                expires_at=row.expires_at,
+                quarantined=_value(row.quarantined),
+            )
 
         found = self._find_sessions(list(rows))
         new = [key for key, row in rows.items() if key not in found and row.version == 0]
@@ -247,29 +276,50 @@ class OrmStatements(Statements):
             key: stored for key, stored in found.items() if stored.version == rows[key].version
         }
         for key, stored in saved.items():
+            if _is_expired(stored, now):
+                stored.is_open, stored.matcher = False, ""
             stored.version += 1
             stored.updated_at = now
             stored.data = _value(rows[key].data)
-        self._rows(BotSession).bulk_update(
-            saved.values(), ["data", "version", "updated_at"], batch_size=BATCH
-        )
+            stored.expires_at = rows[key].expires_at
+            if rows[key].quarantined is not None:
+                stored.quarantined = _value(rows[key].quarantined)
+        written = [
+            "data", "version", "updated_at", "is_open", "matcher", "expires_at", "quarantined"
+        ]  # fmt: skip
+        self._rows(BotSession).bulk_update(saved.values(), written, batch_size=BATCH)
         return [*added, *saved]
 
-    def insert_messages(self, messages: Sequence[MessageRow]) -> None:
-        # Their sessions' rows are locked, by `open_sessions`: nobody adds the same ones meanwhile.
+    def delete_empty(self, sessions: Sequence[SessionRow]) -> None:
+        found = self._find_sessions([_session_key(row) for row in sessions])
+        closed = [each.pk for each in found.values() if not each.is_open]
+        self._rows(BotSession).filter(pk__in=closed, data__isnull=True).delete()
+
+    def insert_messages(self, messages: Sequence[MessageRow], now: datetime) -> None:
+        # The rows of their sessions are locked: nobody adds the same ones meanwhile.
         messages = _clean(messages)
-        names = sorted({_message_key(row) for row in messages if row.message_id})
+        slices = self._find_sessions(sorted({_slice_key(row) for row in messages}))
+        slices = {
+            key: each for key, each in slices.items() if each.is_open and not _is_expired(each, now)
+        }
+        messages = [row for row in messages if _slice_key(row) in slices]
+        names = sorted({_message_key(row, slices) for row in messages if row.message_id})
         columns = ("session_id", "chat", "message_id")
-        rows = self._rows(TrackedMessage).values_list(*columns)
-        seen: set[tuple[Any, ...]] = set(_matching(rows, columns, names))
+        stored = {
+            (each.session_id, each.chat, each.message_id): each
+            for each in _matching(self._rows(TrackedMessage), columns, names)
+        }
         new = []
         for row in messages:
-            if row.message_id:
-                if _message_key(row) in seen:
-                    continue
-                seen.add(_message_key(row))
-            fields = msgspec.structs.asdict(row)
-            new.append(TrackedMessage(session_id=fields.pop("session"), **fields))
+            there = stored.get(_message_key(row, slices)) if row.message_id else None
+            if there is None:
+                fields = msgspec.structs.asdict(row)
+                fields = {k: v for k, v in fields.items() if not k.startswith("session_")}
+                fields["message_id"] = row.message_id or None
+                new.append(TrackedMessage(session=slices[_slice_key(row)], **fields))
+            elif row.edited_at is not None:
+                there.text, there.kind, there.edited_at = row.text, row.kind, row.edited_at
+                there.save(using=self.connection.alias, update_fields=["text", "kind", "edited_at"])
         self._rows(TrackedMessage).bulk_create(new, batch_size=BATCH)
 
     # What went wrong
@@ -345,10 +395,7 @@ class OrmStatements(Statements):
 
     def _find_sessions(self, keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], BotSession]:
         rows = self._rows(BotSession).defer("data").order_by(*SESSION_KEY).select_for_update()
-        return {
-            (each.bot, each.chat, each.user, each.thread, each.qualifier): each
-            for each in _matching(rows, SESSION_KEY, keys)
-        }
+        return {_key_of(each): each for each in _matching(rows, SESSION_KEY, keys)}
 
 
 def _matching(
@@ -370,8 +417,29 @@ def _session_key(row: SessionRow) -> tuple[str, ...]:
     return (row.bot, row.chat, row.user, row.thread, row.qualifier)
 
 
-def _message_key(row: MessageRow) -> tuple[Any, ...]:
-    return (row.session, row.chat, row.message_id)
+def _slice_key(row: MessageRow) -> tuple[str, ...]:
+    """The key of the session whose slice the message is for."""
+    return tuple(getattr(row, f"session_{part}") for part in SESSION_KEY)
+
+
+def _message_key(row: MessageRow, slices: dict[tuple[str, ...], BotSession]) -> tuple[Any, ...]:
+    return (slices[_slice_key(row)].pk, row.chat, row.message_id)
+
+
+def _key_of(stored: BotSession) -> tuple[str, ...]:
+    return tuple(getattr(stored, part) for part in SESSION_KEY)
+
+
+def _is_expired(stored: BotSession, now: datetime) -> bool:
+    return stored.expires_at is not None and stored.expires_at < now
+
+
+def _live(stored: BotSession, now: datetime) -> tuple[Any, ...]:
+    """What is read of a session."""
+    if _is_expired(stored, now):
+        return (stored.pk, stored.version, False, EXPIRED, "", None)
+    data, expires_at = _text(stored.data), stored.expires_at
+    return (stored.pk, stored.version, stored.is_open, data, stored.matcher, expires_at)
 
 
 def _update(row: UpdateRow, now: datetime) -> BotUpdate:

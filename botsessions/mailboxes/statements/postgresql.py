@@ -13,18 +13,24 @@ from datetime import datetime
 from functools import cache
 from hashlib import blake2s
 from typing import Any, ClassVar, cast
-from weakref import WeakKeyDictionary
 
 import msgspec
 import psycopg
 from django.db import DatabaseError, InterfaceError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from botsessions.mailboxes.statements.base import Tuples
-from botsessions.mailboxes.statements.sql import SqlStatements
+from botsessions.mailboxes.statements.base import LeaseRow, SaveRow, Tuples, UpdateRow
+from botsessions.mailboxes.statements.sql import (
+    FINISH_EVERY,
+    HOLD_EVERY,
+    SAVE_EVERY,
+    SqlStatements,
+)
+from botsessions.mailboxes.statements.wire import Rows, Wire, wire_of
 
 #: deadlock_detected and serialization_failure.
 RETRIED = frozenset({"40P01", "40001"})
+DIVISION_BY_ZERO = "22012"
 
 TYPES: dict[object, str] = {int: "bigint", str: "text", bool: "boolean"}
 PARAMETERS = {
@@ -44,16 +50,18 @@ SETTINGS = {
     # To it what is switched off above looks dear enough to be compiled, at 10 ms a statement.
     "jit": "off",
 }
-SET_LOCAL = "SELECT " + ", ".join(
-    f"set_config('{name}', '{value}', true)" for name, value in SETTINGS.items()
+SET_LOCAL = "SELECT {}".format(
+    ", ".join(f"set_config('{name}', '{value}', true)" for name, value in SETTINGS.items())
 )
 # A process that is stopped while its admission is unended holds others up no longer than this:
 # then the server undoes it, and what it would have committed finds its lease lost.
 UNENDED = "SET idle_in_transaction_session_timeout TO '2s'"
-SET_FOR_GOOD = "; ".join([*(f"SET {name} TO {value}" for name, value in SETTINGS.items()), UNENDED])
+SET_FOR_GOOD = "; ".join(
+    [*(f"SET {name} TO {value}" for name, value in SETTINGS.items()), UNENDED]
+).encode()
 # Where nothing was acknowledged the transaction need not survive a crash of the server: a lost
 # lease is noticed.
-RELAX = "SET LOCAL synchronous_commit TO off"
+RELAX = b"SET LOCAL synchronous_commit TO off"
 
 
 @cache
@@ -70,9 +78,11 @@ def _columns(row: type[msgspec.Struct]) -> str:
 class _Promise:
     """The rows of a statement that is yet to be sent."""
 
-    def __init__(self, parameters: tuple[Any, ...]) -> None:
-        self.parameters = parameters
-        self.rows: list[tuple[Any, ...]] = []
+    __slots__ = ("rows", "text")
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.rows: Rows = []
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return iter(self.rows)
@@ -81,21 +91,29 @@ class _Promise:
 class PostgreSQLStatements(SqlStatements):
     """The shared SQL, prepared."""
 
+    can_write_every = True
+
     places: ClassVar[dict[str, str]] = {
         "clock": "clock_timestamp()",
         "later": "clock_timestamp() + make_interval(secs => %(seconds)s)",
         "binary": 'COLLATE "C"',
         "now": "%(now)s",
+        # One that is moved meanwhile is not found: it would be inserted at its old place.
+        "for_update": " FOR UPDATE",
+        "in": "= ANY (ARRAY(",
+        "end": "))",
         "joined": "COALESCE(botsessions_botupdate.journal, '[]') || excluded.journal",
     }
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         super().__init__(connection)
         #: What is gathered to be sent together; None when statements are sent one by one.
-        self._gathered: list[tuple[str, _Promise]] | None = None
+        self._gathered: list[_Promise] | None = None
         #: Is a transaction of our own to be begun with the next statement (False), or begun (True)?
         self._begun: bool | None = None
         self._may_end_later = False
+        #: Is the transaction to end with what is sent next?
+        self._ends = False
 
     @contextmanager
     def atomic(self) -> Iterator[None]:
@@ -110,31 +128,33 @@ class PostgreSQLStatements(SqlStatements):
         except BaseException:
             if self._begun:
                 with suppress(DatabaseError, InterfaceError):
-                    self._query("ROLLBACK")
+                    self._query(b"ROLLBACK")
             raise
         else:
             if self._begun and self._may_end_later:
                 self.is_unended = True
             elif self._begun:
-                self._query("COMMIT")
+                self._query(b"COMMIT")
         finally:
             self._begun = None
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        gathered: list[tuple[str, _Promise]] = []
+    def together(self, *, last: bool = False) -> Iterator[None]:
+        gathered: list[_Promise] = []
         self._gathered = gathered
         try:
             yield
         finally:
             self._gathered = None
+        # What follows has no settings of its own on somebody else's connection.
+        self._ends = last and self.own and self._begun is not None
         self._send(gathered)
 
     def begin(self, *, durable: bool) -> None:
         if self._begun is None:
             # The settings would last until the end of somebody else's transaction. A plan made
             # without them must not be kept.
-            self._take("SET LOCAL plan_cache_mode TO force_custom_plan")
+            self._take(b"SET LOCAL plan_cache_mode TO force_custom_plan")
             return
         if not self.own:
             self.execute(SET_LOCAL, {})
@@ -147,11 +167,25 @@ class PostgreSQLStatements(SqlStatements):
     def end(self) -> None:
         if self.is_unended:
             self.is_unended = False
-            self._query("COMMIT")
+            self._query(b"COMMIT")
+
+    def write_every(
+        self,
+        leases: Sequence[LeaseRow],
+        updates: Sequence[UpdateRow],
+        sessions: Sequence[SaveRow],
+        now: datetime,
+    ) -> None:
+        self._run(HOLD_EVERY, leases)
+        self._run(FINISH_EVERY, updates, now=now)
+        self._run(SAVE_EVERY, sessions, now=now)
+
+    def is_incomplete(self, error: DatabaseError) -> bool:
+        return getattr(error.__cause__, "sqlstate", None) == DIVISION_BY_ZERO
 
     def make_durable(self) -> None:
         if self._begun is not None:
-            self._take("SET LOCAL synchronous_commit TO DEFAULT")
+            self._take(b"SET LOCAL synchronous_commit TO DEFAULT")
 
     def table(self, row: type[msgspec.Struct]) -> str:
         return f"json_to_recordset(%(rows)s) AS r({_columns(row)})"
@@ -162,8 +196,16 @@ class PostgreSQLStatements(SqlStatements):
         found = f"SELECT * FROM {table} {alias} WHERE {condition} {lock}"  # noqa: S608
         return f"CROSS JOIN LATERAL ({found}) {alias}"
 
+    def each(self, join: str) -> str:
+        return self.one(join, "OFFSET 0")
+
+    def has(self, names: str) -> str:
+        array, text = names.split()
+        return f"{array} ? {text}"
+
     def locked(self, join: str) -> str:
-        return self.one(join, "FOR UPDATE")
+        # The limit keeps conditions on what was found from choosing how it is found.
+        return self.one(join, "LIMIT 1 FOR UPDATE")
 
     def among(self, query: str) -> str:
         return f"= ANY (ARRAY({query}))"
@@ -171,83 +213,79 @@ class PostgreSQLStatements(SqlStatements):
     def json(self, column: str) -> str:
         return f"{column}::text"
 
+    def moment(self, column: str) -> str:
+        # Whatever the connection's DateStyle and time zone.
+        return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')"
+
     def time(self, moment: datetime) -> object:
         return moment.isoformat()
 
     def execute(self, sql: str, parameters: dict[str, Any]) -> Tuples:
-        return self._take(f"EXECUTE {self._prepare(sql, parameters)}", tuple(parameters.values()))
+        return self._take(b"EXECUTE " + self._call(sql, parameters))
 
     def may_retry(self, error: DatabaseError) -> bool:
         return getattr(error.__cause__, "sqlstate", None) in RETRIED
 
-    def _take(self, text: str, parameters: tuple[Any, ...] = ()) -> Tuples:
+    def _take(self, text: bytes) -> Tuples:
         """Send a statement, or gather it."""
-        promise = _Promise(parameters)
+        promise = _Promise(text)
         if self._gathered is not None:
-            self._gathered.append((text, promise))
+            self._gathered.append(promise)
         else:
-            self._send([(text, promise)])
+            self._send([promise])
         return promise
 
-    def _send(self, statements: list[tuple[str, _Promise]]) -> None:
+    def _send(self, promises: list[_Promise]) -> None:
         """Send statements as one text and keep each promise."""
-        if not statements:
+        if not promises:
             return
-        text = "; ".join(text for text, _ in statements)
+        texts = [each.text for each in promises]
         skipped = 0
         if self._begun is False:
             # Each statement sees what was committed while it, or one before it, waited for a lock.
-            text = f"BEGIN ISOLATION LEVEL READ COMMITTED; {text}"
+            texts.insert(0, b"BEGIN ISOLATION LEVEL READ COMMITTED")
             skipped = 1
             self._begun = True
             if self.is_unended:
-                text = f"COMMIT; {text}"
+                texts.insert(0, b"COMMIT")
                 skipped = 2
                 self.is_unended = False
-        cursor = self._query(text, [value for _, each in statements for value in each.parameters])
-        for _ in range(skipped):
-            cursor.nextset()
-        for _, promise in statements:
-            if cursor.rownumber is not None:  # it has rows; cheaper to ask than its description
-                promise.rows = cursor.fetchall()
-            cursor.nextset()
+        ends, self._ends = self._ends, False
+        if ends:
+            texts.append(b"COMMIT")
+        results = self._query(b"; ".join(texts))
+        if ends:
+            self._begun = None
+        for promise, rows in zip(promises, results[skipped:], strict=False):
+            promise.rows = rows
 
-    def _query(self, text: str, parameters: Sequence[Any] = ()) -> psycopg.ClientCursor[Any]:
+    def _query(self, text: bytes) -> list[Rows]:
         with self.connection.wrap_database_errors:
-            cursor = psycopg.ClientCursor(self._raw)
-            cursor.execute(text, parameters or None)
-        return cursor
+            return self._wire.query(text)
 
-    def _prepare(self, sql: str, parameters: dict[str, Any]) -> str:
-        """Return the call of a statement, with a place for each parameter.
-
-        A statement that is new to the connection is prepared.
-        """
-        prepared = _prepared.get(self._raw)
-        if prepared is None:
-            prepared = _prepared[self._raw] = {}
-            self.is_unended = False  # with the connection that is gone
-            if self.own:
-                self._query(SET_FOR_GOOD)
-        call = prepared.get(sql)
-        if call is None:
+    def _call(self, sql: str, parameters: dict[str, Any]) -> bytes:
+        """Return the call of a statement; one that is new to the connection is prepared."""
+        wire = self._wire
+        name = wire.prepared.get(sql)
+        if name is None:
             # Named by its text: behind a pooler that mixes connections an unknown name fails, where
             # a number could call another statement.
-            name = f"botsessions_{blake2s(sql.encode(), digest_size=8).hexdigest()}"
-            head = call = name
-            if parameters:
-                head = f"{name} ({', '.join(PARAMETERS[each] for each in parameters)})"
-                call = f"{name} ({', '.join('%s' for _ in parameters)})"
+            name = f"botsessions_{blake2s(sql.encode(), digest_size=8).hexdigest()}".encode()
+            kinds = ", ".join(PARAMETERS[each] for each in parameters)
             places = {each: f"${number}" for number, each in enumerate(parameters, 1)}
-            self._query(f"PREPARE {head} AS {sql % places}")
-            prepared[sql] = call
-        return call
+            head = f"({kinds})" if kinds else ""
+            self._query(b"PREPARE %s%s AS %s" % (name, head.encode(), (sql % places).encode()))
+            wire.prepared[sql] = name
+        if not parameters:
+            return name
+        return b"%s(%s)" % (name, b", ".join(map(wire.literal, parameters.values())))
 
     @property
-    def _raw(self) -> psycopg.Connection[Any]:
+    def _wire(self) -> Wire:
         self.connection.ensure_connection()
-        return cast("psycopg.Connection[Any]", self.connection.connection)
-
-
-#: What each connection has prepared: the call of each statement.
-_prepared: WeakKeyDictionary[psycopg.Connection[Any], dict[str, str]] = WeakKeyDictionary()
+        wire, is_new = wire_of(cast("psycopg.Connection[Any]", self.connection.connection))
+        if is_new:
+            self.is_unended = False  # with the connection that is gone
+            if self.own:
+                wire.query(SET_FOR_GOOD)
+        return wire

@@ -21,6 +21,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from botsessions.mailboxes.statements.base import (
     LeaseRow,
     MessageRow,
+    PlaceRow,
+    SaveRow,
     SessionRow,
     Statements,
     Tuples,
@@ -43,6 +45,9 @@ RETURNING key"""
 
 LOCK = f"""
 SELECT l.key, l.token FROM {{rows}} {{locked:{LEASES} l ON l.key = r.key}}"""
+
+HOLD = f"""
+SELECT 1 FROM {{rows}} {{locked:{LEASES} l ON l.key = r.key AND l.token = r.token}}"""
 
 RENEW = f"""
 UPDATE {LEASES} SET expires_at = {{later}}
@@ -72,7 +77,7 @@ SELECT r.update_id, r.bot FROM {{rows}}
 {{one:{UPDATES} u ON u.update_id = r.update_id AND u.bot = r.bot}}"""
 
 NEXT = f"""
-SELECT l.key, l.token, {{json:u.payload}}, u.attempts, {{json:u.journal}}, u.due_at
+SELECT l.key, l.token, {{json:u.payload}}, u.attempts, {{json:u.journal}}, {{moment:u.due_at}}
 FROM {{rows}}
 {{one:{LEASES} l ON l.key = r.key AND l.token = r.token}}
 {{one:{UPDATES} u ON u.id = (
@@ -109,39 +114,111 @@ SESSION_ORDER = 'r.bot, r.chat, r."user", r.thread, r.qualifier'
 SESSION_MATCH = """s.chat = r.chat AND s."user" = r."user" AND s.thread = r.thread
     AND s.qualifier = r.qualifier AND s.bot = r.bot"""
 
+#: Is a session's qualifier among those of its place?
+HAS = "{has:r.qualifiers s.qualifier}"
+
+#: What is read of a session; one that has expired reads as empty and not open.
+EXPIRED = "s.expires_at IS NOT NULL AND s.expires_at < {now}"
+LIVE = f"""
+    s.id, s.version, s.is_open,
+    CASE WHEN {EXPIRED} THEN '' ELSE {{json:s.data}} END, s.matcher, {{moment:s.expires_at}}"""
+
 SELECT_SESSIONS = f"""
-SELECT r.number, s.id, s.version, s.is_open, {{json:s.data}} FROM {{rows}}
+SELECT r.number, {LIVE} FROM {{rows}}
 {{one:{SESSIONS} s ON {SESSION_MATCH}}}"""
 
+#: The keys of a place, as bits: without its chat, without its user, with its thread.
+NUMBERS = " UNION ALL ".join(f"SELECT {number} AS n" for number in (0, 1, 2, 4, 5, 6))
+# Each key of a place is looked up by itself. A plan for lists of parts, made while the table was
+# small, would look for one part of three.
+SELECT_PLACES = f"""
+SELECT r.number, {LIVE}, s.chat, s."user", s.thread, s.qualifier
+FROM {{rows}}
+JOIN ({NUMBERS}) p ON p.n < 4 OR r.thread <> ''
+{{each:{SESSIONS} s ON s.chat = CASE (p.n & 1) WHEN 0 THEN r.chat ELSE '' END
+    AND s."user" = CASE (p.n & 2) WHEN 0 THEN r."user" ELSE '' END
+    AND s.thread = CASE (p.n & 4) WHEN 4 THEN r.thread ELSE '' END AND s.bot = r.bot}}
+WHERE (s.is_open OR {HAS})
+AND (s.chat <> '' OR s."user" <> '' OR (r.chat = '' AND r."user" = ''))"""
+
+#: What is left in the slices of those that are not open: opened again they begin empty.
+CLEAR_CLOSED = f"""
+DELETE FROM {MESSAGES} WHERE session_id {{in}}
+    SELECT s.id FROM {{rows}}
+    {{one:{SESSIONS} s ON {SESSION_MATCH}}}
+    WHERE {EXPIRED} OR NOT s.is_open
+{{end}}"""
+
 OPEN_SESSIONS = f"""
-INSERT INTO {SESSIONS} ({SESSION_KEY}, version, is_open, created_at, updated_at)
-SELECT r.bot, r.chat, r."user", r.thread, r.qualifier, 0, true, {{now}}, {{now}}
+INSERT INTO {SESSIONS} (
+    {SESSION_KEY}, version, is_open, matcher, expires_at, created_at, updated_at
+)
+SELECT
+    r.bot, r.chat, r."user", r.thread, r.qualifier, 0, true, '', r.expires_at, {{now}}, {{now}}
 FROM {{rows}} WHERE true ORDER BY {SESSION_ORDER}
-ON CONFLICT (chat, "user", thread, qualifier, bot) DO UPDATE SET is_open = true
-RETURNING {SESSION_KEY}, id"""
+ON CONFLICT (chat, "user", thread, qualifier, bot) DO UPDATE SET
+    is_open = true,
+    version = {SESSIONS}.version
+        + CASE WHEN {SESSIONS}.expires_at < {{now}} THEN 1 ELSE 0 END,
+    matcher = CASE WHEN {SESSIONS}.expires_at < {{now}} THEN '' ELSE {SESSIONS}.matcher END,
+    data = CASE WHEN {SESSIONS}.expires_at < {{now}} THEN NULL ELSE {SESSIONS}.data END,
+    expires_at = CASE WHEN {SESSIONS}.expires_at < {{now}} THEN excluded.expires_at
+        ELSE coalesce(excluded.expires_at, {SESSIONS}.expires_at) END"""
+
+EMPTY = f"""
+FROM {SESSIONS}
+WHERE chat {{among:SELECT r.chat FROM}} AND "user" {{among:SELECT r."user" FROM}}
+AND ({SESSION_KEY}) IN (SELECT {SESSION_ORDER} FROM {{rows}})
+AND data IS NULL AND NOT is_open"""
+
+DELETE_EMPTY = f"DELETE {EMPTY}"
+
+#: What an expired session has left in its slice.
+DELETE_LEFT = f"DELETE FROM {MESSAGES} WHERE session_id IN (SELECT id {EMPTY})"
 
 SAVE_SESSIONS = f"""
-INSERT INTO {SESSIONS} ({SESSION_KEY}, data, version, is_open, created_at, updated_at)
+INSERT INTO {SESSIONS} (
+    {SESSION_KEY}, data, version, is_open, matcher, expires_at, quarantined, created_at, updated_at
+)
 SELECT
-    r.bot, r.chat, r."user", r.thread, r.qualifier, r.data, r.version + 1, false, {{now}}, {{now}}
+    r.bot, r.chat, r."user", r.thread, r.qualifier, r.data, r.version + 1, false, '', r.expires_at,
+    r.quarantined, {{now}}, {{now}}
 FROM {{rows}}
-WHERE r.version = 0 OR r.version = (SELECT s.version FROM {SESSIONS} s WHERE {SESSION_MATCH})
+WHERE r.version = 0
+OR r.version = (SELECT s.version FROM {SESSIONS} s WHERE {SESSION_MATCH}{{for_update}})
 ORDER BY {SESSION_ORDER}
 ON CONFLICT (chat, "user", thread, qualifier, bot) DO UPDATE
-SET data = excluded.data, version = excluded.version, updated_at = excluded.updated_at
+SET data = excluded.data, version = excluded.version, updated_at = excluded.updated_at,
+    is_open = {SESSIONS}.is_open AND NOT coalesce({SESSIONS}.expires_at < {{now}}, false),
+    matcher = CASE WHEN {SESSIONS}.expires_at < {{now}} THEN '' ELSE {SESSIONS}.matcher END,
+    expires_at = excluded.expires_at,
+    quarantined = coalesce(excluded.quarantined, {SESSIONS}.quarantined)
 WHERE {SESSIONS}.version = excluded.version - 1
 RETURNING {SESSION_KEY}"""
 
 INSERT_MESSAGES = f"""
 INSERT INTO {MESSAGES} (
     session_id, chat, message_id, direction, kind, is_service, "user", business, text, sent_at,
-    update_id, ordinal
+    edited_at, update_id, ordinal
 )
 SELECT
-    r.session, r.chat, r.message_id, r.direction, r.kind, r.is_service, r."user", r.business,
-    r.text, r.sent_at, r.update_id, r.ordinal
-FROM {{rows}} WHERE true
-ON CONFLICT (session_id, chat, message_id) WHERE NOT (message_id = '') DO NOTHING"""
+    s.id, r.chat, nullif(r.message_id, ''), r.direction, r.kind, r.is_service, r."user", r.business,
+    r.text, r.sent_at, r.edited_at, r.update_id, r.ordinal
+FROM {{rows}}
+{{locked:{SESSIONS} s ON s.chat = r.session_chat AND s."user" = r.session_user
+    AND s.thread = r.session_thread AND s.qualifier = r.session_qualifier
+    AND s.bot = r.session_bot}}
+WHERE s.is_open AND NOT ({EXPIRED})
+ON CONFLICT (session_id, chat, message_id) DO UPDATE
+SET text = excluded.text, kind = excluded.kind, edited_at = excluded.edited_at
+WHERE excluded.edited_at IS NOT NULL"""
+
+#: Divides by zero unless the statement gives a row for each of those it was given.
+EVERY = """
+WITH written AS ({}
+)
+SELECT 1 / (count(*) = (SELECT count(*) FROM {{rows}}))::int FROM written"""
+HOLD_EVERY, FINISH_EVERY, SAVE_EVERY = map(EVERY.format, (HOLD, FINISH, SAVE_SESSIONS))
 
 PLACE = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 
@@ -172,9 +249,21 @@ class SqlStatements(Statements):
         """
         raise NotImplementedError
 
+    def each(self, join: str) -> str:
+        """Return the SQL that joins to each row of `r` all such rows, looked up in the same way."""
+        raise NotImplementedError
+
+    def has(self, names: str) -> str:
+        """Return the SQL of a condition that `ARRAY TEXT`, a JSON array, holds the text."""
+        raise NotImplementedError
+
     def locked(self, join: str) -> str:
         """Return the same, locking what is joined, in the order of `r`."""
         return self.one(join)
+
+    def moment(self, column: str) -> str:
+        """Return the SQL that reads a time as text in ISO 8601, in UTC."""
+        raise NotImplementedError
 
     def among(self, query: str) -> str:
         """Return the SQL of a condition that a column is among the results of a query."""
@@ -222,17 +311,25 @@ class SqlStatements(Statements):
     def finish(self, updates: Sequence[UpdateRow], now: datetime) -> Tuples:
         return self._run(FINISH, updates, now=now)
 
-    def sessions(self, sessions: Sequence[SessionRow]) -> Tuples:
-        return self._run(SELECT_SESSIONS, sessions)
+    def sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
+        return self._run(SELECT_SESSIONS, sessions, now=now)
 
-    def open_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
-        return self._run(OPEN_SESSIONS, sessions, now=now)
+    def sessions_at(self, places: Sequence[PlaceRow], now: datetime) -> Tuples:
+        return self._run(SELECT_PLACES, places, now=now)
 
-    def save_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
+    def open_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> None:
+        self._run(CLEAR_CLOSED, sessions, now=now)
+        self._run(OPEN_SESSIONS, sessions, now=now)
+
+    def delete_empty(self, sessions: Sequence[SessionRow]) -> None:
+        self._run(DELETE_LEFT, sessions)
+        self._run(DELETE_EMPTY, sessions)
+
+    def save_sessions(self, sessions: Sequence[SaveRow], now: datetime) -> Tuples:
         return self._run(SAVE_SESSIONS, sessions, now=now)
 
-    def insert_messages(self, messages: Sequence[MessageRow]) -> None:
-        self._run(INSERT_MESSAGES, messages)
+    def insert_messages(self, messages: Sequence[MessageRow], now: datetime) -> None:
+        self._run(INSERT_MESSAGES, messages, now=now)
 
     def _run(
         self,

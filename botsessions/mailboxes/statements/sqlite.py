@@ -41,6 +41,9 @@ class SQLiteStatements(SqlStatements):
         "later": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', %(seconds)s || ' seconds')",
         "binary": "COLLATE BINARY",
         "now": "%(now)s",
+        "for_update": "",
+        "in": "IN (",
+        "end": ")",
         "joined": """(
     SELECT json_group_array(json(value)) FROM (
         SELECT value FROM json_each(coalesce(botsessions_botupdate.journal, '[]'))
@@ -53,7 +56,15 @@ class SQLiteStatements(SqlStatements):
         return f"(SELECT {_columns(row)} FROM json_each(%(rows)s)) AS r"
 
     def one(self, join: str) -> str:
-        return f"JOIN {join}"
+        # Written so, it keeps the order of the tables.
+        return f"CROSS JOIN {join}"
+
+    def each(self, join: str) -> str:
+        return f"CROSS JOIN {join}"
+
+    def has(self, names: str) -> str:
+        array, text = names.split()
+        return f"{text} IN (SELECT value FROM json_each({array}))"
 
     def among(self, query: str) -> str:
         return f"IN ({query})"
@@ -61,8 +72,13 @@ class SQLiteStatements(SqlStatements):
     def json(self, column: str) -> str:
         return column
 
+    def moment(self, column: str) -> str:
+        return column
+
     def time(self, moment: datetime) -> object:
-        return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+        # Without a fraction where there is none, as Django and the rows' JSON write it: times are
+        # compared as text.
+        return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
 
     def execute(self, sql: str, parameters: dict[str, Any]) -> Tuples:
         with self.connection.cursor() as cursor:

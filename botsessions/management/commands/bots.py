@@ -1,4 +1,4 @@
-"""`manage.py bots`: what is configured, webhooks, polling, a chat, and recovery."""
+"""`manage.py bots`: what is configured, webhooks, polling, a chat, recovery, the sweep."""
 
 from __future__ import annotations
 
@@ -98,6 +98,13 @@ class Command(BaseCommand):
 
         _add(
             verbs,
+            "sweep",
+            self.sweep,
+            "End sessions that have expired: their data, messages and rows are deleted. Celery "
+            "beat does that every minute.",
+        )
+        _add(
+            verbs,
             "recover",
             self.recover,
             "Handle, here and now, acknowledged updates whose process was killed. A running server "
@@ -157,6 +164,9 @@ class Command(BaseCommand):
 
     def recover(self, options: Options) -> None:
         self.stdout.write(f"Mailboxes taken up: {operations.recover()}")
+
+    def sweep(self, options: Options) -> None:
+        self.stdout.write(f"Sessions ended: {operations.sweep()}")
 
     def _tell_stopping(self) -> None:
         self.stdout.write(

@@ -1,0 +1,63 @@
+"""Typed session data: how a value becomes JSON and comes back, and what if it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import msgspec
+
+#: What a declared policy does with stored data that does not fit the session's type any more.
+QUARANTINE, RESET, RAISE = "quarantine", "reset", "raise"
+POLICIES = (QUARANTINE, RESET, RAISE)
+
+
+class Misfit(ValueError):
+    """Stored data does not fit the type that a session declares."""
+
+
+@cache
+def decoder(type_: Any) -> Callable[[bytes], Any]:
+    """Return what decodes JSON as that type; it raises `Misfit`.
+
+    Types are msgspec's (dict, dataclass, Struct, TypedDict, …), and pydantic models.
+    """
+    validate = getattr(type_, "model_validate_json", None)
+    decode = validate or msgspec.json.Decoder(type_).decode
+
+    def decoded(raw: bytes) -> Any:
+        try:
+            return decode(raw)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise Misfit(str(error)) from error
+
+    return decoded
+
+
+def encode(value: Any) -> bytes:
+    """Return a value as JSON. Raises `TypeError`, `ValueError` or such where it is none."""
+    return msgspec.json.encode(value, enc_hook=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Return what pydantic makes of its model, for msgspec to go on with."""
+    dump = getattr(value, "model_dump", None)
+    if dump is None:
+        raise TypeError(f"{type(value).__qualname__} is no type of JSON")
+    return dump(mode="json")
+
+
+def merged(value: Any, changes: dict[str, Any]) -> Any:
+    """Return a value with some of its fields replaced: a dict's items, or an object's attributes.
+
+    Raises `AttributeError` for a field that the type does not have.
+    """
+    if isinstance(value, dict):
+        return {**value, **changes}
+    for name in changes:
+        if not hasattr(value, name):
+            raise AttributeError(f"{type(value).__qualname__} has no field {name!r}.")
+    for name, each in changes.items():
+        setattr(value, name, each)
+    return value
