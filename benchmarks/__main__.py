@@ -11,7 +11,13 @@ from benchmarks.measures import Bench
 from benchmarks.rows import ROWS, Row
 from benchmarks.servers import ServerError
 
-DEFAULT_ROWS = {"throughput": "abcdefgh", "race": "bcdefgh", "single": "bc", "memory": "bc"}
+DEFAULT_ROWS = {
+    "throughput": "abcdefghij",
+    "tracking": "bicj",
+    "race": "bcdefgh",
+    "single": "bc",
+    "memory": "bc",
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -19,7 +25,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "what",
         nargs="*",
-        help="throughput (default), race, single or memory; then letters of rows",
+        help="throughput (default), tracking, race, single or memory; then letters of rows",
     )
     parser.add_argument("--seconds", type=float, default=4, help="how long a run lasts (default 4)")
     parser.add_argument(
@@ -47,6 +53,8 @@ def measure(bench: Bench, options: argparse.Namespace) -> str:
     if options.measure == "memory":
         return report.memory([size for row in rows if (size := bench.on(row, measures.memory))])
     rounds = bench.rounds(rows, options.rounds, options.connections, options.seconds)
+    if options.measure == "tracking":
+        return report.throughput(list(rounds), "bc")
     return report.throughput(list(rounds))
 
 

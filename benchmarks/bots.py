@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from botsessions import Router, Session, Update
+from botsessions import Message, Router, Session, Update
 
 
 @dataclass
@@ -12,6 +12,7 @@ class Counter:
 
 router = Router()
 replying_router = Router()
+tracking_router = Router()
 
 
 @router.message()
@@ -23,3 +24,12 @@ async def count(session: Session[Counter]) -> None:
 async def count_and_reply(update: Update, session: Session[Counter]) -> None:
     session.data.count += 1
     await session.send(f"{session.data.count}")
+
+
+@tracking_router.message()
+async def count_and_track(update: Update, session: Session[Counter]) -> None:
+    """Three messages an update: what came in, which an open session tracks by itself, and two."""
+    session.data.count += 1
+    assert update.chat is not None
+    for number in range(2):
+        await session.track(Message(f"{update.id}-{number}", update.chat, text="tracked"))

@@ -17,8 +17,11 @@ from benchmarks.storages import Redis, Unavailable
 HERE = Path(__file__).parent
 
 
-def throughput(rounds: Sequence[Sequence[Run]]) -> str:
-    """Return medians over the rounds; ratios are taken within a round, errors and losses summed."""
+def throughput(rounds: Sequence[Sequence[Run]], against: str = "eg") -> str:
+    """Return medians over the rounds; errors and losses are summed.
+
+    Ratios, to the rows `against`, are taken within a round.
+    """
     runs = [run for one in rounds for run in one]
     lines = []
     for connections in sorted({run.connections for run in runs}):
@@ -32,15 +35,15 @@ def throughput(rounds: Sequence[Sequence[Run]]) -> str:
                     title(row),
                     f"{connections}",
                     f"{statistics.median(x.rate for x in results):,.0f}",
-                    ratio(rounds, row, connections, "e"),
-                    ratio(rounds, row, connections, "g"),
+                    *(ratio(rounds, row, connections, other) for other in against),
                     f"{statistics.median(x.p50 for x in results):.1f}",
                     f"{statistics.median(x.p99 for x in results):.1f}",
                     f"{sum(x.errors for x in results):,}",
                     losses(own),
                 ]
             )
-    heads = ["Row", "#Connections", "#Updates/s", "#of (e)", "#of (g)", "#p50 ms", "#p99 ms"]
+    ratios = [f"#of ({other})" for other in against]
+    heads = ["Row", "#Connections", "#Updates/s", *ratios, "#p50 ms", "#p99 ms"]
     return table([*heads, "#Errors", "#Lost"], lines)
 
 

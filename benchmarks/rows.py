@@ -125,6 +125,7 @@ AIOGRAM = [f"{PEERS_PYTHON}", "benchmarks/peers/aiogram_bot.py"]
 GRAMMY = ["node", "benchmarks/peers/grammy.mjs"]
 
 OURS = PostgreSQL(ON_POSTGRESQL)
+TRACKS = {"BENCH_ROUTER": "benchmarks.bots.tracking_router"}
 FSM = Redis("fsm:*:data")
 
 ROWS = {
@@ -153,5 +154,15 @@ ROWS = {
             needs="package.json",
         ),
         Row("h", "grammY, Redis", "/webhook", GRAMMY, Redis("*"), needs="package.json"),
+        Row("i", "(b), tracking 3 messages an update", WEBHOOK, FAST, OURS, TRACKS, migrates=True),
+        Row(
+            "j",
+            "(c), tracking 3 messages an update",
+            WEBHOOK,
+            FAST,
+            SQLite(ON_SQLITE),
+            TRACKS,
+            migrates=True,
+        ),
     )
 }
