@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from botsessions.bots import Bot
     from botsessions.context import Action
+    from botsessions.flows.control import SessionController
+    from botsessions.flows.conversations import Talk
     from botsessions.keys import SessionKey
     from botsessions.marks import Expires, Initial, OnMisfit, Qualifier, Scope
     from botsessions.routing import Router
@@ -32,7 +34,9 @@ _HOMES = {
     "Router": "routing",
     "Scope": "marks",
     "Session": "session",
+    "SessionController": "flows.control",
     "SessionKey": "keys",
+    "Talk": "flows.conversations",
     "Update": "updates",
     "UpdateType": "updates",
     "User": "updates",
@@ -52,7 +56,9 @@ __all__ = [
     "Router",
     "Scope",
     "Session",
+    "SessionController",
     "SessionKey",
+    "Talk",
     "Update",
     "UpdateType",
     "User",

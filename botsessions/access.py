@@ -25,6 +25,7 @@ from botsessions.conf import settings
 from botsessions.contents import fill, settle
 from botsessions.context import Context, running
 from botsessions.exceptions import LeaseLost, MailboxBusy, SessionConflict, Unavailable
+from botsessions.flows.dispatch import run_later
 from botsessions.keys import SessionKey, mailbox_of
 from botsessions.leases import Lease
 from botsessions.mailboxes.base import (
@@ -69,6 +70,7 @@ class Access:
         self.key: SessionKey | None = key
         self._key = key
         self.opened: Sequence[tuple[SessionKey, str]] = ()
+        self.flows: Sequence[tuple[SessionKey, Row]] = ()
         self.attempts = 0
         self.journal: dict[int, Any] = {}
         self.rows: dict[SessionKey, Row | None] = {}
@@ -189,6 +191,7 @@ class Access:
         try:
             if error is None:
                 await context.flush()
+                await run_later(context)
                 commit.saves = context.saves()
                 commit.opens, commit.seen = context.openings(), context.seen
         except BaseException:

@@ -181,6 +181,7 @@ class Bot:
             running(),
             lambda: self.platform.send(chat, text, **options),
             lambda result: self.platform.messages(result, chat),
+            name="send",
         )
 
     def call(self, method: str, **parameters: Any) -> Action[Any]:
@@ -191,7 +192,7 @@ class Bot:
         session = self._speaking()
         if session is not None:
             return session.call(method, **parameters)
-        return Action(running(), lambda: self.platform.call(method, **parameters))
+        return Action(running(), lambda: self.platform.call(method, **parameters), name=method)
 
     def _speaking(self) -> Session[Any] | None:
         """Return the session of this bot in whose `with` block the caller is."""

@@ -25,6 +25,9 @@ from botsessions.updates import Direction, Message, Update, UpdateType
 
 if TYPE_CHECKING:
     from botsessions.bots import Bot
+    from botsessions.flows.base import Running
+    from botsessions.flows.conversations import Talk
+    from botsessions.flows.state import Later
     from botsessions.leases import Lease
     from botsessions.session import Session
 
@@ -80,6 +83,7 @@ class Action(Generic[R]):
         "done",
         "is_journaled",
         "messages",
+        "name",
         "ordinal",
         "perform",
         "read",
@@ -99,6 +103,7 @@ class Action(Generic[R]):
         closes: bool = False,
         is_journaled: bool = True,
         read: Callable[[Any], R] | None = None,
+        name: str = "",
     ) -> None:
         self.perform = perform
         self.messages = messages
@@ -109,6 +114,8 @@ class Action(Generic[R]):
         self.is_journaled = is_journaled
         #: Makes its result of what it gave, or of what the journal says that it gave.
         self.read = read
+        #: What it is, to the journal of a conversation.
+        self.name = name
         self.done = False
         self.ordinal = 0
         self._context = context
@@ -138,6 +145,8 @@ class Handled(Protocol):
     update: Update
     key: SessionKey | None
     rows: dict[SessionKey, Row | None]
+    #: The sessions in which a flow waits where the update is from.
+    flows: Sequence[tuple[SessionKey, Row]]
     #: The sessions that track what is said where the update is from, each with its matcher's name.
     opened: Sequence[tuple[SessionKey, str]]
     mailbox: str
@@ -169,6 +178,16 @@ class Context:
         self.incoming = self._incoming(delivery.opened)
         #: The sessions that were opened (True) or closed (False) so far, written or not.
         self.opened: dict[SessionKey, bool] = {}
+        #: The flow that is running, and the journal of a conversation that is.
+        self.running: Running | None = None
+        self.script: Talk | None = None
+        self.flows = delivery.flows
+        #: What is to be done when the running handler has returned.
+        self.later: list[Later] = []
+        #: An update that the handlers are to have in this one's place then.
+        self.again: Update | None = None
+        #: What is saved all the same if the update is parked: the end of a flow that failed.
+        self.last_saves: list[Save] = []
         self.is_over = False
         self._turn: asyncio.Lock | None = None
 
@@ -302,15 +321,17 @@ class Context:
         rows = list(zip(keys, found.named, strict=True))
         await self.engine.ask(lambda _: fill(store, rows))
         self.rows.update(rows)
+        self.flows = found.flows
         self.incoming = self._incoming(found.open)
 
-    async def load(self, key: SessionKey) -> Row | None:
-        """Return the stored row of a session that no handler declared."""
-        if key not in self.rows:
-            [[row]] = await self.engine.ask(lambda mailbox: mailbox.load([[key]]))
-            await self.engine.ask(lambda _: fill(self.bot.store, [(key, row)]))
-            self.rows[key] = row
-        return self.rows[key]
+    async def load(self, *keys: SessionKey) -> None:
+        """Read the rows of sessions that no handler declared, in one query."""
+        missing = [key for key in keys if key not in self.rows]
+        if missing:
+            [found] = await self.engine.ask(lambda mailbox: mailbox.load([missing]))
+            rows = list(zip(missing, found, strict=True))
+            await self.engine.ask(lambda _: fill(self.bot.store, rows))
+            self.rows.update(rows)
 
     def saves(self) -> list[Save]:
         """Return the sessions that the handlers changed. Raises `InvalidSessionData`."""
@@ -335,8 +356,14 @@ class Context:
         )
 
     async def _perform(self, action: Action[Any]) -> None:
-        delivery = self._delivery
+        delivery, script = self._delivery, self.script
+        entry = None if script is None else script.replayed(action)
+        if entry is not None:
+            action.finish(entry.value)  # a conversation did it for an earlier update
+            return
         if action.ordinal in delivery.journal:
+            if script is not None:
+                script.acted(action, delivery.journal[action.ordinal])
             action.finish(delivery.journal[action.ordinal])
             self._tracked()  # was written with the journal, and may have been cleared since
             if action.session is not None:
@@ -344,6 +371,8 @@ class Context:
             return
         delivery.lease.check()
         result = await action.perform()
+        if script is not None:
+            script.acted(action, result)
         action.finish(result)
         if action.session is not None:
             self.opened[action.session] = not action.closes

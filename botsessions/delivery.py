@@ -16,6 +16,7 @@ from botsessions import clock
 from botsessions.bots import Bot, bots
 from botsessions.conf import settings
 from botsessions.exceptions import Unavailable
+from botsessions.flows.deadlines import session_of
 from botsessions.keys import SessionKey, mailbox_of
 from botsessions.leases import Lease
 from botsessions.mailboxes.base import (
@@ -29,7 +30,7 @@ from botsessions.mailboxes.base import (
     Waiting,
 )
 from botsessions.routing import Route
-from botsessions.updates import ACCESS, Update
+from botsessions.updates import ABOUT_SESSIONS, ACCESS, Update
 
 log = logging.getLogger("botsessions.engine")
 
@@ -49,6 +50,7 @@ class Delivery:
         "attempts",
         "bot",
         "conflicts",
+        "flows",
         "is_stored",
         "journal",
         "key",
@@ -91,13 +93,29 @@ class Delivery:
         self.key: SessionKey | None = None
         #: The open sessions where it is from, each with its matcher's name.
         self.opened: Sequence[tuple[SessionKey, str]] = ()
+        #: The sessions in which a flow waits there.
+        self.flows: Sequence[tuple[SessionKey, Row]] = ()
         #: That in which it was stored; or its key's, where that cannot be found one of its own.
         self.mailbox = mailbox
         self.is_stored = bool(mailbox)
-        if not self.bot.finds_keys_slowly:
+        if update.type in ABOUT_SESSIONS:
+            self.key = session_of(update)
+            self.keys = [self.key]
+            self.mailbox = mailbox or mailbox_of(update, self.bot.unit_of_key(self.key))
+        elif not self.bot.finds_keys_slowly:
             self._find_keys()
         if not self.mailbox:
             self.mailbox = mailbox_of(update, None)
+
+    @property
+    def is_searching(self) -> bool:
+        """Is its key still to be found?"""
+        return self.bot.finds_keys_slowly and self.update.type not in ABOUT_SESSIONS
+
+    @property
+    def is_placed(self) -> bool:
+        """May there be sessions that it finds by where it is from?"""
+        return self.update.message is not None or self.update.action is not None
 
     async def find_keys(self) -> None:
         """Ask an asynchronous key strategy, which `__init__` cannot wait for."""
@@ -121,6 +139,9 @@ class Delivery:
         """Take over the sessions that the database found for it."""
         self.rows = dict(zip(self.keys, found.named, strict=True))
         self.opened = found.open
+        self.flows = found.flows
+        for key, row in found.flows:
+            self.rows.setdefault(key, row)
 
     @classmethod
     def of(cls, waiting: Waiting, lease: Lease) -> Delivery:
@@ -224,7 +245,7 @@ class KeySearches:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         """Go on with `then` when the key of a delivery is found: at once, unless it is slow."""
-        if not delivery.bot.finds_keys_slowly:
+        if not delivery.is_searching:
             then(delivery)
             return
         update = delivery.update

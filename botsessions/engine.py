@@ -33,6 +33,8 @@ from botsessions.conf import settings
 from botsessions.context import Context, current
 from botsessions.delivery import Delivery, KeySearches, slow_ones, unavailable, unhandled
 from botsessions.exceptions import LeaseLost, Unavailable
+from botsessions.flows import deadlines
+from botsessions.flows.dispatch import dispatch
 from botsessions.leases import TICK, Lease, Leases
 from botsessions.mailboxes.base import (
     Admission,
@@ -50,6 +52,7 @@ from botsessions.mailboxes.base import (
 from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.turns import RECOVERED, Turn, TurnAnswer
 from botsessions.updates import Update
+from botsessions.upkeep import Upkeep
 
 log = logging.getLogger("botsessions.engine")
 
@@ -63,6 +66,8 @@ COMEBACK = 0.5
 PATIENCE = 5.0
 #: Seconds after which a mailbox that was handed over is looked for, should it be left with work.
 LOOK_AFTER = 1.0
+#: Seconds between looks for flows whose deadline has passed.
+DEADLINE_TICK = 0.25
 #: Seconds between looks for handlers that have been running for longer than ACK_AFTER.
 SLOW_TICK = 0.1
 
@@ -98,7 +103,7 @@ class Engine:
         self._leases = Leases()
         self._slow_timer: asyncio.TimerHandle | None = None
         self._renewal: asyncio.TimerHandle | None = None
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep = Upkeep(self._spawn)
         self._database: ThreadPoolExecutor | None = None
         self.threads: ThreadPoolExecutor | None = None
         self._stopping = False
@@ -149,7 +154,8 @@ class Engine:
             self.mailbox.open()
             self._database = ThreadPoolExecutor(1, "botsessions-database")
             self.threads = ThreadPoolExecutor(settings.HANDLER_THREADS, "botsessions")
-            self._upkeep = self._spawn(self._keep_recovering())
+            self._upkeep.every(settings.RECOVER_EVERY, self.recover)
+            self._upkeep.every(DEADLINE_TICK, self.fire_deadlines)
 
     async def stop(self, timeout: float | None = None) -> None:
         """Let running handlers finish, then give back what is held.
@@ -158,8 +164,7 @@ class Engine:
         acknowledged and not done stays stored, for another process or the next start.
         """
         self._stopping = True
-        if self._upkeep is not None:
-            self._upkeep.cancel()
+        self._upkeep.cancel()
         deadline = time.monotonic() + (settings.SHUTDOWN_TIMEOUT if timeout is None else timeout)
         for lease, (timer, _) in list(self._later.items()):
             timer.cancel()
@@ -210,6 +215,15 @@ class Engine:
         self._turn.recovers.append(found)
         self._wake()
         return len(await found)
+
+    async def fire_deadlines(self) -> int:
+        """Let flows know that their deadlines have passed, and return how many were found.
+
+        Returns when they are committed, or stored to be handled. Raises `Unavailable`.
+        """
+        found = deadlines.of(await self.ask(deadlines.due))
+        await asyncio.gather(*[self.submit(each) for each in found])
+        return len(found)
 
     def _in_database(self, work: Callable[[], Result]) -> Awaitable[Result]:
         """Run it in the thread of the mailbox; unless started, in that of Django."""
@@ -352,7 +366,7 @@ class Engine:
         self.take_up(answer.waiting, until)
         if self._overflowed and len(self._handling) < self._room:
             self._overflowed = False
-            self._spawn(self._look())
+            self._upkeep.once(self.recover)
 
     def _uncommitted(self, commit: Commit, delivery: Delivery | None, error: Exception) -> None:
         """Nothing of it was written: the database is away, or will not take this."""
@@ -439,7 +453,7 @@ class Engine:
         self._searches.find_key(delivery, self._load, self._spawn)
 
     def _load(self, delivery: Delivery) -> None:
-        if delivery.keys or delivery.update.message is not None:
+        if delivery.keys or delivery.is_placed:
             self._turn.loads.append(delivery)
             self._wake()
         else:
@@ -462,7 +476,7 @@ class Engine:
             if delivery.trouble is not None:
                 raise delivery.trouble
             await context.move_chat()
-            await delivery.bot.router.dispatch(context, delivery.routes)
+            await dispatch(context, delivery.routes)
             saves, seen = context.saves(), [*context.incoming, *context.seen]
             commit = delivery.done(saves, context.openings(), seen)
             self._reach("before_commit", delivery)
@@ -474,6 +488,8 @@ class Engine:
             delivery.acknowledge(Unavailable("This process is stopping."))
         except Exception as error:
             commit = delivery.failed(error, context.incoming)
+            if commit.effect is Effect.PARKED:
+                commit.saves = context.last_saves
         context.close()
         self._handling.discard(delivery)
         if commit is not None:
@@ -562,20 +578,9 @@ class Engine:
         if waits:
             self._slow_timer = self._call_later(SLOW_TICK, self._store_slow)
 
-    async def _keep_recovering(self) -> None:
-        while True:
-            await self._look()
-            await asyncio.sleep(settings.RECOVER_EVERY)
-
     def _look_again(self) -> None:
         if not self._stopping:
-            self._spawn(self._look())
-
-    async def _look(self) -> None:
-        try:
-            await self.recover()
-        except Unavailable as error:
-            log.warning("Abandoned updates were not looked for: %s", error)
+            self._upkeep.once(self.recover)
 
     def _reach(self, point: str, delivery: Delivery) -> None:
         if Engine.at_point is not None:

@@ -10,6 +10,8 @@
     │   └── Unavailable             503  the database is away, or the process is stopping
     ├── LeaseLost                   another process has taken the mailbox over
     ├── MailboxBusy                 an access from outside did not get its turn in time
+    ├── FlowFailed                  a waiter that a conversation had begun failed
+    ├── Diverged                    a conversation's code fits its journal no longer
     ├── SessionError
     │   ├── SessionConflict         somebody else saved the session meanwhile
     │   ├── SessionsDisabled        the bot has no session store
@@ -89,6 +91,16 @@ class LeaseLost(BotsessionsError):
 
 class MailboxBusy(BotsessionsError):
     """The mailbox of a session that was wanted outside a handler was not free in time."""
+
+
+class FlowFailed(BotsessionsError):
+    """A waiter that a conversation had begun has raised, or stopped with an error."""
+
+
+class Diverged(BotsessionsError):
+    """The code of a conversation has changed so that it fits what was journaled no longer."""
+
+    permanent = True
 
 
 class SessionError(BotsessionsError):

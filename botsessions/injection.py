@@ -158,6 +158,8 @@ def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[A
         )
     # A strategy of the project's own may qualify its keys itself.
     key: SessionKey = base.qualified(spec.qualifier or base.qualifier)
+    if context.running is not None and not (spec.scope.name or spec.qualifier):
+        key = context.running.key  # to a flow its session is the one in which it waits
     session = context.sessions.get(key)
     if session is None:
         session = Session(context, key, spec, context.rows.get(key))
@@ -167,6 +169,15 @@ def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[A
             f"{handler} declares session {key} as {spec.type!r}, but another handler of the same "
             "update has used it as another type."
         )
+    return session
+
+
+def session_at(context: Context, key: SessionKey) -> Session[Any]:
+    """Return the session of that key, as handlers of the update may declare it later."""
+    session = context.sessions.get(key)
+    if session is None:
+        spec = SessionSpec(qualifier=key.qualifier)
+        session = context.sessions[key] = Session(context, key, spec, context.rows.get(key))
     return session
 
 

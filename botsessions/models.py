@@ -20,6 +20,10 @@ class BotSession(models.Model):
     `data` is NULL while nothing was stored, which is not the same as an empty value. While it is
     open, what is said in its place is tracked; `matcher` names the function that chooses, `""` for
     everything. `quarantined` is the last stored value that did not fit the session's type.
+
+    `flow` is the waiter or conversation that receives what is said in its place, and `due_at` when
+    somebody is to look whether its deadline has passed: the deadline, or a little later while
+    somebody does. `last_flow` is how the flow before it ended.
     """
 
     bot = models.CharField(_("bot"), max_length=64)
@@ -34,6 +38,9 @@ class BotSession(models.Model):
     matcher = models.CharField(_("matcher"), max_length=128, blank=True, default="", db_default="")
     expires_at = models.DateTimeField(_("expires at"), null=True, blank=True)
     quarantined = models.JSONField(_("quarantined data"), null=True, blank=True)
+    flow = models.JSONField(_("flow"), null=True, blank=True)
+    due_at = models.DateTimeField(_("due at"), null=True, blank=True)
+    last_flow = models.JSONField(_("last flow"), null=True, blank=True)
     created_at = models.DateTimeField(_("created at"))
     updated_at = models.DateTimeField(_("updated at"))
 
@@ -54,6 +61,9 @@ class BotSession(models.Model):
                 fields=["expires_at"],
                 condition=Q(expires_at__isnull=False),
                 name="botsessions_expiring",
+            ),
+            models.Index(
+                fields=["due_at"], condition=Q(due_at__isnull=False), name="botsessions_due"
             ),
         )
 

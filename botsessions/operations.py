@@ -4,13 +4,15 @@ same.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from uuid import uuid4
 
+import msgspec
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Q
@@ -26,11 +28,11 @@ from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.mailboxes.slices import end_expired, key_of
 from botsessions.models import BotSession, BotUpdate
 from botsessions.turns import RECOVERED
-from botsessions.updates import Update
+from botsessions.updates import EXPIRED, Chat, Update, User
 
 log = logging.getLogger("botsessions.operations")
 
-PENDING = BotUpdate.Status.PENDING
+PENDING, PARKED = BotUpdate.Status.PENDING, BotUpdate.Status.PARKED
 #: How many expired sessions are ended in one transaction.
 SWEPT = 100
 #: The most looks for abandoned updates in one call; what is left is for the next.
@@ -58,18 +60,46 @@ async def _recover() -> int:
     return engine.recovered
 
 
+def deadlines() -> int:
+    """Let flows know that their deadlines have passed, and return how many.
+
+    Safe at any time, in any number of processes: each deadline is told of once. A running web
+    process does the same by itself.
+    """
+    fired: int = async_to_sync(_deadlines, force_new_loop=True)()
+    return fired
+
+
+async def _deadlines() -> int:
+    engine = current_engine()
+    fired = 0
+    for _ in range(LOOKS):
+        found = await engine.fire_deadlines()
+        await engine.drain()
+        fired += found
+        if not found:
+            break
+    return fired
+
+
 def sweep(limit: int = 10_000) -> int:
     """End sessions that have expired, up to `limit`, and return how many.
 
     Their data, messages and rows are deleted, each in its turn in its mailbox: one that somebody
-    works on is left for the next sweep, and one that was written meanwhile has not expired. Stores
-    outside the database clear what has expired there. Safe at any time, in any number of processes.
+    works on is left for the next sweep, and one that was written meanwhile has not expired. A bot
+    whose router has a function `expired` is told of each before, once. Stores outside the database
+    clear what has expired there. Safe at any time, in any number of processes.
     """
     mailbox = DatabaseMailbox()
+    known = {bot.alias: bot for bot in _sound_bots()}
+    telling = {alias for alias, bot in known.items() if bot.router.occasion("expired")}
     ended = 0
     for batch in _expired(limit):
-        ended += _end(mailbox, batch)
-    for store in {id(bot.store): bot.store for bot in _sound_bots()}.values():
+        told = [row for row in batch if row.bot in telling]
+        if told:
+            ended += _tell(told, known)
+        ended += _end(mailbox, [row for row in batch if row.bot not in telling], known)
+    for store in {id(bot.store): bot.store for bot in known.values()}.values():
         try:
             if store is not None and not store.in_row:
                 store.clear_expired()
@@ -94,9 +124,49 @@ def _expired(limit: int) -> Iterator[list[BotSession]]:
         after = Q(expires_at__gt=last) | Q(expires_at=last, id__gt=batch[-1].pk)
 
 
-def _end(mailbox: DatabaseMailbox, rows: Sequence[BotSession]) -> int:
+def _tell(rows: Sequence[BotSession], known: Mapping[str, Bot]) -> int:
+    """Let bots know that these sessions have expired; delete those of which that did not work."""
+    stored = BotSession.objects.using(settings.DATABASE).filter(pk__in=[row.pk for row in rows])
+    data = dict(stored.values_list("pk", "data"))
+    updates = {row.pk: expiry_of(row, data.get(row.pk)) for row in rows}
+    async_to_sync(_submit, force_new_loop=True)(list(updates.values()))
+    ours = BotUpdate.objects.using(settings.DATABASE)
+    ids = [update.id for update in updates.values()]
+    parked = set(ours.filter(update_id__in=ids, status=PARKED).values_list("bot", "update_id"))
+    failed = [row for row in rows if (row.bot, updates[row.pk].id) in parked]
+    _end(DatabaseMailbox(), failed, known)
+    return len(rows) - stored.filter(expires_at__lt=clock.now()).count()
+
+
+def expiry_of(row: BotSession, data: object) -> Update:
+    """Return the update that tells a bot that a session has expired, the same whoever makes it."""
+    key = key_of(row)
+    assert row.expires_at is not None  # noqa: S101 - it was found by that
+    moment = row.expires_at.isoformat()
+    return Update(
+        row.bot,
+        f"expired-{row.pk}-{moment}",
+        EXPIRED,
+        chat=Chat(key.chat.rpartition("/")[2]) if key.chat else None,
+        user=User(key.user) if key.user else None,
+        thread=key.thread,
+        payload={"session": msgspec.to_builtins(key), "data": data},
+    )
+
+
+async def _submit(updates: Sequence[Update]) -> None:
+    engine = current_engine()
+    answers = [engine.submit(update) for update in updates]
+    for answer in await asyncio.gather(*answers, return_exceptions=True):
+        if isinstance(answer, Exception):
+            log.warning("A bot was not told that a session has expired: %s", answer)
+    await engine.drain()
+
+
+def _end(mailbox: DatabaseMailbox, rows: Sequence[BotSession], known: Mapping[str, Bot]) -> int:
     """End these sessions where their mailboxes are free."""
-    known = {bot.alias: bot for bot in _sound_bots()}
+    if not rows:
+        return 0
     found: dict[str, list[int]] = {}
     for row in rows:
         key = key_of(row)

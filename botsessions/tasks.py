@@ -16,6 +16,12 @@ def sweep() -> None:
     operations.sweep()
 
 
+@shared_task(name="botsessions.deadlines", ignore_result=True)
+def deadlines() -> None:
+    """Let flows know that their deadlines have passed; for Celery beat, every few seconds."""
+    operations.deadlines()
+
+
 @shared_task(name="botsessions.recover", ignore_result=True)
 def recover() -> None:
     """Handle what crashed processes left behind; for Celery beat, every few seconds."""

@@ -138,7 +138,9 @@ def _found(deliveries: list[Delivery], found: list[Found]) -> list[Found]:
             by_store.setdefault(id(delivery.bot.store), []).append((delivery, each))
     for batch in by_store.values():
         rows = (
-            pair for delivery, each in batch for pair in zip(delivery.keys, each.named, strict=True)
+            pair
+            for delivery, each in batch
+            for pair in (*zip(delivery.keys, each.named, strict=True), *each.flows)
         )
         try:
             fill(batch[0][0].bot.store, rows)

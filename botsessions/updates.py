@@ -163,6 +163,9 @@ class Update(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 #: The type of an update that is a session's use from outside a handler: it only waits its turn.
 ACCESS = "access"
+#: The types of updates about a session: the deadline of its flow has passed, or it has expired.
+DEADLINE, EXPIRED = "deadline", "expired"
+ABOUT_SESSIONS = frozenset({DEADLINE, EXPIRED})
 
 
 class MessageKind(StrEnum):

@@ -125,6 +125,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 10.0,
         "options": {"expires": 10.0},  # a hint that waited longer has been overtaken by the next
     },
+    "botsessions.deadlines": {
+        "task": "botsessions.deadlines",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
     "botsessions.sweep": {
         "task": "botsessions.sweep",
         "schedule": 60.0,

@@ -19,7 +19,7 @@ LAYERS = [
     {"models", "stores", "mailboxes", "platforms", "migrations"},
     {
         "clearing", "context", "contents", "data", "marks", "session", "injection", "routing",
-        "sessions", "access", "bots", "leases", "delivery", "turns", "engine", "webhook",
+        "sessions", "access", "bots", "flows", "holding", "leases", "delivery", "turns", "upkeep", "engine", "webhook",
     },
     {"operations", "tasks"},
     {

@@ -32,6 +32,8 @@ class Row(msgspec.Struct, gc=False):
     matcher: str = ""
     expires_at: datetime | None = None
     is_expired: bool = False
+    #: The flow that waits in it, as JSON.
+    flow: bytes | None = None
 
 
 class Arrival(msgspec.Struct, gc=False):
@@ -78,12 +80,16 @@ class Admission(Enum):
 
 
 class Found(msgspec.Struct, gc=False):
-    """The sessions of an arrival: those that it named, and those that are open where it is from."""
+    """The sessions of an arrival: those that it named, and those where it is from that are open or
+    in which a flow waits.
+    """
 
     #: The stored row of each that was named, None where there is none.
     named: list[Row | None]
     #: The open ones, with the name of the matcher that chooses what they track.
     open: list[tuple[SessionKey, str]] = []
+    #: Those in which a flow waits.
+    flows: list[tuple[SessionKey, Row]] = []
 
 
 class Admitted(msgspec.Struct):
@@ -117,6 +123,11 @@ class Save(msgspec.Struct, gc=False):
     store: Store | None = None
     #: What was stored before.
     before: bytes | None = None
+    #: The flow that waits in it from now on, as JSON, and its deadline.
+    flow: bytes | None = None
+    due_at: datetime | None = None
+    #: How the flow before it ended, as JSON, where it has just ended.
+    last_flow: bytes | None = None
 
 
 class Opening(msgspec.Struct, gc=False):
@@ -300,6 +311,12 @@ class Mailbox(Protocol):
         One that has data there already stays where it is. `store` is where their data is, if not
         in the rows: there it is under both keys then. Raises `Unavailable` while an update of the
         chat waits or is handled: it would begin a session that nobody finds.
+        """
+
+    def due(self, bots: Sequence[str], limit: int) -> list[tuple[SessionKey, bytes]]:
+        """Find sessions of these bots with a flow whose deadline has passed, the oldest first.
+
+        Each comes with its flow, and to one caller alone: it is not found again for some seconds.
         """
 
     def claim(self, mailbox: str, token: str) -> list[Waiting]:

@@ -209,6 +209,10 @@ class DatabaseMailbox:
         self.flush()
         return self._transaction(lambda: slices.move(self.using, bot, chat, to, store))
 
+    def due(self, bots: Sequence[str], limit: int) -> list[tuple[SessionKey, bytes]]:
+        self.flush()
+        return self._transaction(lambda: slices.due(self.using, bots, limit))
+
     def renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
         return self._transaction(lambda: self._renew(leases))
 

@@ -99,9 +99,16 @@ def save_row(number: int, save: Save) -> SaveRow:
         key.qualifier,
         utc(save.expires_at),
         save.version,
-        None if save.data is None or not in_row(save) else msgspec.Raw(save.data),
-        None if save.quarantined is None else msgspec.Raw(save.quarantined),
+        raw(save.data) if in_row(save) else None,
+        raw(save.quarantined),
+        raw(save.flow),
+        utc(save.due_at),
+        raw(save.last_flow),
     )
+
+
+def raw(encoded: bytes | None) -> msgspec.Raw | None:
+    return None if encoded is None else msgspec.Raw(encoded)
 
 
 def session_key(row: SessionRow) -> tuple[str, ...]:
@@ -184,15 +191,20 @@ def stored_row(
     data: str | None,
     matcher: str,
     expires_at: datetime | str | None,
+    flow: str | None,
 ) -> Row:
     if data == EXPIRED:
         return Row(id, version, False, None, is_expired=True)
-    encoded = data.encode() if data is not None else None
-    return Row(id, version, bool(is_open), encoded, matcher, aware(expires_at))
+    row = Row(id, version, bool(is_open), None, matcher, aware(expires_at))
+    if data is not None:
+        row.data = data.encode()
+    if flow is not None:
+        row.flow = flow.encode()
+    return row
 
 
 class Wanted:
-    """The sessions that arrivals name, and those that are open where they are from."""
+    """The sessions that arrivals name, and those where they are from that are open or in a flow."""
 
     def __init__(self, arrivals: Sequence[Arrival]) -> None:
         self._arrivals = arrivals
@@ -212,7 +224,7 @@ class Wanted:
                 else:
                     self._others.append(session_row(len(self._keys), key))
                     self._keys.append(key)
-            tracks = arrival.update.message is not None
+            tracks = arrival.update.message is not None or arrival.update.action is not None
             self._places += [place for place in places if tracks or place.qualifiers]
 
     def ask(self, statements: Statements, now: datetime) -> None:
@@ -230,6 +242,8 @@ class Wanted:
                     each.named[position] = stored
             if stored.is_open and (key, stored.matcher) not in each.open:
                 each.open.append((key, stored.matcher))
+            if stored.flow is not None and key not in dict(each.flows):
+                each.flows.append((key, stored))
         others = {self._keys[number]: stored_row(*row) for number, *row in self._there}
         for arrival, each in zip(self._arrivals, found, strict=True):
             if others:

@@ -1,14 +1,16 @@
 """Sessions and their slices where a query a session is enough, in the ORM of every database.
 
-`end` and `move` are transactions of their own, the others are part of their caller's.
+`end`, `due` and `move` are transactions of their own, the others are part of their caller's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from django.db import transaction
+import msgspec
+from django.db import connections, transaction
 from django.db.models import Q
 from django.db.models import Value as Constant
 from django.db.models.functions import Now
@@ -31,6 +33,8 @@ T = TypeVar("T")
 
 #: How many messages a query names.
 CHUNK = 500
+#: How long a flow that is due is left to who found it.
+CLAIM = timedelta(seconds=10)
 
 
 def key_of(session: BotSession) -> SessionKey:
@@ -93,6 +97,19 @@ def end_expired(using: str, ids: Sequence[int]) -> list[SessionKey]:
         _messages(using).filter(session__in=ended).delete()
         _sessions(using).filter(pk__in=ended).delete()
     return [key_of(each) for each in expired]
+
+
+def due(using: str, bots: Sequence[str], limit: int) -> list[tuple[SessionKey, bytes]]:
+    now = clock.now()
+    live = _sessions(using).filter(Q(expires_at=None) | Q(expires_at__gte=now))
+    waiting = live.filter(due_at__lte=now, bot__in=bots).order_by("due_at", "id")
+    skips = connections[using].features.has_select_for_update_skip_locked
+    with transaction.atomic(using=using):
+        rows = waiting.select_for_update(skip_locked=skips).defer("data", "quarantined")
+        found = list(rows[:limit])
+        if found:
+            _sessions(using).filter(pk__in=[each.pk for each in found]).update(due_at=now + CLAIM)
+    return [(key_of(each), msgspec.json.encode(each.flow)) for each in found if each.flow]
 
 
 def move(using: str, bot: str, chat: str, to: str, store: Store | None) -> list[SessionKey]:
@@ -161,6 +178,8 @@ def _merge(using: str, session: BotSession, other: BotSession) -> None:
     messages.filter(session=other).update(session=session)
     if other.is_open and not session.is_open:
         session.is_open, session.matcher = True, other.matcher
+    if session.flow is None:
+        session.flow, session.due_at = other.flow, other.due_at
     session.version = max(session.version, other.version)
     other.delete()
 

@@ -6,6 +6,7 @@ from botsessions.mailboxes.contract.accesses import AccessContract, AccessRaceCo
 from botsessions.mailboxes.contract.admit import AdmitContract
 from botsessions.mailboxes.contract.commit import CommitContract
 from botsessions.mailboxes.contract.content import ContentContract
+from botsessions.mailboxes.contract.flows import FlowContract, FlowRaceContract
 from botsessions.mailboxes.contract.races import MailboxRaceContract as RaceContract
 from botsessions.mailboxes.contract.record import RecordContract
 from botsessions.mailboxes.contract.sessions import SessionContract
@@ -22,9 +23,10 @@ class MailboxContract(
     SessionContract,
     SliceContract,
     AccessContract,
+    FlowContract,
 ):
     """What every mailbox keeps; see `Mailbox`."""
 
 
-class MailboxRaceContract(RaceContract, AccessRaceContract):
+class MailboxRaceContract(RaceContract, AccessRaceContract, FlowRaceContract):
     """What every mailbox keeps when it is used by several threads at once."""

@@ -94,6 +94,9 @@ class SaveRow(SessionRow, gc=False):
     version: int = 0
     data: msgspec.Raw | None = None
     quarantined: msgspec.Raw | None = None
+    flow: msgspec.Raw | None = None
+    due_at: datetime | None = None
+    last_flow: msgspec.Raw | None = None
 
 
 class MessageRow(msgspec.Struct, gc=False):
@@ -212,14 +215,14 @@ class Statements:
     # Sessions and messages
 
     def sessions(self, sessions: Sequence[SessionRow], now: datetime) -> Tuples:
-        """Read the stored ones: (number, id, version, is_open, data, matcher, expires_at).
+        """Read the stored ones: (number, id, version, is_open, data, matcher, expires_at, flow).
 
-        Data is JSON text. One that has expired is neither open nor has it data or an expiry.
+        Data and flow are JSON text. One that has expired is neither open nor has it anything else.
         """
         raise NotImplementedError
 
     def sessions_at(self, places: Sequence[PlaceRow], now: datetime) -> Tuples:
-        """Read those of each place that are open or have one of its qualifiers.
+        """Read those of each place that are open, have a flow or have one of its qualifiers.
 
         Those of a place are its `keys`. They come as from `sessions`, with (chat, user, thread,
         qualifier) behind; one may come twice.
@@ -229,8 +232,8 @@ class Statements:
     def open_sessions(self, sessions: Sequence[SessionRow], now: datetime) -> None:
         """Create or open these.
 
-        One that has expired gets a new version, without data; the slice of one that was not open is
-        empty.
+        One that has expired gets a new version, without data or flow; the slice of one that was not
+        open is empty.
         """
         raise NotImplementedError
 
@@ -239,7 +242,7 @@ class Statements:
         raise NotImplementedError
 
     def delete_empty(self, sessions: Sequence[SessionRow]) -> None:
-        """Delete those of these that have no data and are not open."""
+        """Delete those of these that have neither data nor a flow and are not open."""
         raise NotImplementedError
 
     def insert_messages(self, messages: Sequence[MessageRow], now: datetime) -> None:

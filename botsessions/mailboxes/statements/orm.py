@@ -226,7 +226,7 @@ class OrmStatements(Statements):
     def sessions_at(self, places: Sequence[PlaceRow], now: datetime) -> Tuples:
         found = []
         for row in places:
-            wanted = Q(is_open=True) | Q(qualifier__in=row.qualifiers)
+            wanted = Q(is_open=True) | Q(flow__isnull=False) | Q(qualifier__in=row.qualifiers)
             rows = self._rows(BotSession).filter(wanted, bot=row.bot)
             for each in _matching(rows, ("chat", "user", "thread"), sorted(row.keys)):
                 place = (each.chat, each.user, each.thread, each.qualifier)
@@ -245,8 +245,9 @@ class OrmStatements(Statements):
         for key, stored in found.items():
             if _is_expired(stored, now):
                 stored.data, stored.expires_at, stored.matcher = None, rows[key].expires_at, ""
+                stored.flow = stored.due_at = None
                 stored.version += 1
-                fields = ["data", "version", "expires_at", "matcher"]
+                fields = ["data", "version", "expires_at", "matcher", "flow", "due_at"]
                 stored.save(using=self.connection.alias, update_fields=fields)
             elif rows[key].expires_at is not None:
                 stored.expires_at = rows[key].expires_at
@@ -266,6 +267,9 @@ class OrmStatements(Statements):
                 data=_value(row.data),
                 expires_at=row.expires_at,
                 quarantined=_value(row.quarantined),
+                flow=_value(row.flow),
+                due_at=row.due_at,
+                last_flow=_value(row.last_flow),
             )
 
         found = self._find_sessions(list(rows))
@@ -284,8 +288,12 @@ class OrmStatements(Statements):
             stored.expires_at = rows[key].expires_at
             if rows[key].quarantined is not None:
                 stored.quarantined = _value(rows[key].quarantined)
+            stored.flow, stored.due_at = _value(rows[key].flow), rows[key].due_at
+            if rows[key].last_flow is not None:
+                stored.last_flow = _value(rows[key].last_flow)
         written = [
-            "data", "version", "updated_at", "is_open", "matcher", "expires_at", "quarantined"
+            "data", "version", "updated_at", "is_open", "matcher", "expires_at", "quarantined",
+            "flow", "due_at", "last_flow",
         ]  # fmt: skip
         self._rows(BotSession).bulk_update(saved.values(), written, batch_size=BATCH)
         return [*added, *saved]
@@ -293,7 +301,8 @@ class OrmStatements(Statements):
     def delete_empty(self, sessions: Sequence[SessionRow]) -> None:
         found = self._find_sessions([_session_key(row) for row in sessions])
         closed = [each.pk for each in found.values() if not each.is_open]
-        self._rows(BotSession).filter(pk__in=closed, data__isnull=True).delete()
+        empty = self._rows(BotSession).filter(data__isnull=True, flow__isnull=True)
+        empty.filter(pk__in=closed).delete()
 
     def insert_messages(self, messages: Sequence[MessageRow], now: datetime) -> None:
         # The rows of their sessions are locked: nobody adds the same ones meanwhile.
@@ -437,9 +446,9 @@ def _is_expired(stored: BotSession, now: datetime) -> bool:
 def _live(stored: BotSession, now: datetime) -> tuple[Any, ...]:
     """What is read of a session."""
     if _is_expired(stored, now):
-        return (stored.pk, stored.version, False, EXPIRED, "", None)
-    data, expires_at = _text(stored.data), stored.expires_at
-    return (stored.pk, stored.version, stored.is_open, data, stored.matcher, expires_at)
+        return (stored.pk, stored.version, False, EXPIRED, "", None, None)
+    data, expires_at, flow = _text(stored.data), stored.expires_at, _text(stored.flow)
+    return (stored.pk, stored.version, stored.is_open, data, stored.matcher, expires_at, flow)
 
 
 def _update(row: UpdateRow, now: datetime) -> BotUpdate:

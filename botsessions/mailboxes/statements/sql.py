@@ -121,7 +121,8 @@ HAS = "{has:r.qualifiers s.qualifier}"
 EXPIRED = "s.expires_at IS NOT NULL AND s.expires_at < {now}"
 LIVE = f"""
     s.id, s.version, s.is_open,
-    CASE WHEN {EXPIRED} THEN '' ELSE {{json:s.data}} END, s.matcher, {{moment:s.expires_at}}"""
+    CASE WHEN {EXPIRED} THEN '' ELSE {{json:s.data}} END, s.matcher, {{moment:s.expires_at}},
+    CASE WHEN {EXPIRED} THEN NULL ELSE {{json:s.flow}} END"""
 
 SELECT_SESSIONS = f"""
 SELECT r.number, {LIVE} FROM {{rows}}
@@ -138,7 +139,7 @@ JOIN ({NUMBERS}) p ON p.n < 4 OR r.thread <> ''
 {{each:{SESSIONS} s ON s.chat = CASE (p.n & 1) WHEN 0 THEN r.chat ELSE '' END
     AND s."user" = CASE (p.n & 2) WHEN 0 THEN r."user" ELSE '' END
     AND s.thread = CASE (p.n & 4) WHEN 4 THEN r.thread ELSE '' END AND s.bot = r.bot}}
-WHERE (s.is_open OR {HAS})
+WHERE (s.is_open OR s.flow IS NOT NULL OR {HAS})
 AND (s.chat <> '' OR s."user" <> '' OR (r.chat = '' AND r."user" = ''))"""
 
 #: What is left in the slices of those that are not open: opened again they begin empty.
@@ -162,6 +163,8 @@ ON CONFLICT (chat, "user", thread, qualifier, bot) DO UPDATE SET
         + CASE WHEN {SESSIONS}.expires_at < {{now}} THEN 1 ELSE 0 END,
     matcher = CASE WHEN {SESSIONS}.expires_at < {{now}} THEN '' ELSE {SESSIONS}.matcher END,
     data = CASE WHEN {SESSIONS}.expires_at < {{now}} THEN NULL ELSE {SESSIONS}.data END,
+    flow = CASE WHEN {SESSIONS}.expires_at < {{now}} THEN NULL ELSE {SESSIONS}.flow END,
+    due_at = CASE WHEN {SESSIONS}.expires_at < {{now}} THEN NULL ELSE {SESSIONS}.due_at END,
     expires_at = CASE WHEN {SESSIONS}.expires_at < {{now}} THEN excluded.expires_at
         ELSE coalesce(excluded.expires_at, {SESSIONS}.expires_at) END"""
 
@@ -169,7 +172,7 @@ EMPTY = f"""
 FROM {SESSIONS}
 WHERE chat {{among:SELECT r.chat FROM}} AND "user" {{among:SELECT r."user" FROM}}
 AND ({SESSION_KEY}) IN (SELECT {SESSION_ORDER} FROM {{rows}})
-AND data IS NULL AND NOT is_open"""
+AND data IS NULL AND flow IS NULL AND NOT is_open"""
 
 DELETE_EMPTY = f"DELETE {EMPTY}"
 
@@ -178,11 +181,12 @@ DELETE_LEFT = f"DELETE FROM {MESSAGES} WHERE session_id IN (SELECT id {EMPTY})"
 
 SAVE_SESSIONS = f"""
 INSERT INTO {SESSIONS} (
-    {SESSION_KEY}, data, version, is_open, matcher, expires_at, quarantined, created_at, updated_at
+    {SESSION_KEY}, data, version, is_open, matcher, expires_at, quarantined,
+    flow, due_at, last_flow, created_at, updated_at
 )
 SELECT
     r.bot, r.chat, r."user", r.thread, r.qualifier, r.data, r.version + 1, false, '', r.expires_at,
-    r.quarantined, {{now}}, {{now}}
+    r.quarantined, r.flow, r.due_at, r.last_flow, {{now}}, {{now}}
 FROM {{rows}}
 WHERE r.version = 0
 OR r.version = (SELECT s.version FROM {SESSIONS} s WHERE {SESSION_MATCH}{{for_update}})
@@ -192,7 +196,9 @@ SET data = excluded.data, version = excluded.version, updated_at = excluded.upda
     is_open = {SESSIONS}.is_open AND NOT coalesce({SESSIONS}.expires_at < {{now}}, false),
     matcher = CASE WHEN {SESSIONS}.expires_at < {{now}} THEN '' ELSE {SESSIONS}.matcher END,
     expires_at = excluded.expires_at,
-    quarantined = coalesce(excluded.quarantined, {SESSIONS}.quarantined)
+    quarantined = coalesce(excluded.quarantined, {SESSIONS}.quarantined),
+    flow = excluded.flow, due_at = excluded.due_at,
+    last_flow = coalesce(excluded.last_flow, {SESSIONS}.last_flow)
 WHERE {SESSIONS}.version = excluded.version - 1
 RETURNING {SESSION_KEY}"""
 

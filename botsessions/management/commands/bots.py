@@ -1,4 +1,4 @@
-"""`manage.py bots`: what is configured, webhooks, polling, a chat, recovery, the sweep."""
+"""`manage.py bots`: what is configured, webhooks, polling, a chat, recovery, deadlines, the sweep."""
 
 from __future__ import annotations
 
@@ -105,6 +105,13 @@ class Command(BaseCommand):
         )
         _add(
             verbs,
+            "deadlines",
+            self.deadlines,
+            "Let waiters and conversations know that their deadlines have passed. A running server "
+            "does that at once, Celery beat every few seconds.",
+        )
+        _add(
+            verbs,
             "recover",
             self.recover,
             "Handle, here and now, acknowledged updates whose process was killed. A running server "
@@ -167,6 +174,9 @@ class Command(BaseCommand):
 
     def sweep(self, options: Options) -> None:
         self.stdout.write(f"Sessions ended: {operations.sweep()}")
+
+    def deadlines(self, options: Options) -> None:
+        self.stdout.write(f"Deadlines that had passed: {operations.deadlines()}")
 
     def _tell_stopping(self) -> None:
         self.stdout.write(

@@ -1,0 +1,47 @@
+"""What a started engine looks for by itself, now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from botsessions.exceptions import Unavailable
+
+log = logging.getLogger("botsessions.engine")
+
+#: Finds what is due, and returns how much there was.
+Look = Callable[[], Awaitable[int]]
+
+
+class Upkeep:
+    """The looks of one engine; while the database is away, none of them ends."""
+
+    def __init__(self, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+        self._spawn = spawn
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def every(self, seconds: float, look: Look) -> None:
+        """Look at once, and again so many seconds after each look, until `cancel`."""
+        self._tasks.append(self._spawn(self._repeat(seconds, look)))
+
+    def once(self, look: Look) -> None:
+        """Look now, beside whatever else is done."""
+        self._spawn(self._look(look))
+
+    def cancel(self) -> None:
+        """Stop looking."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _repeat(self, seconds: float, look: Look) -> None:
+        while True:
+            await self._look(look)
+            await asyncio.sleep(seconds)
+
+    async def _look(self, look: Look) -> None:
+        try:
+            await look()
+        except Unavailable as error:
+            log.warning("What is due was not looked for: %s", error)

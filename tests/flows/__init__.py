@@ -1,0 +1,1 @@
+"""Flows: waiters and conversations."""
