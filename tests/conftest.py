@@ -9,6 +9,8 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 from pytest_django import DjangoDbBlocker
 
+# The plugin's fixture, which a checkout that is not installed has no entry point for.
+from botsessions.testing.plugin import bot_client as bot_client
 from tests.services import postgresql_url, redis_url
 
 SERVICES = {"postgresql": postgresql_url, "redis": redis_url}

@@ -53,7 +53,8 @@ def classes(*modules: ModuleType) -> dict[str, Any]:
 
 
 CLASSES = {
-    **classes(exceptions, models, session, stores, testing),
+    **classes(exceptions, models, session, stores),
+    **{name: getattr(testing, name) for name in testing.__all__},
     **{name: getattr(botsessions, name) for name in botsessions.__all__},
     "Annotated": Annotated,
     "LocalPlatform": LocalPlatform,

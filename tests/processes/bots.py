@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from botsessions import Router, Session, Update
+from botsessions import Router, Session, SessionController, Talk, Update
 from tests.processes.notes import first_time, note_run
 
 
@@ -27,6 +27,42 @@ async def note(update: Update, call_next: Callable[[], Awaitable[None]]) -> None
 
 def seconds(update: Update) -> float:
     return float(update.arguments.split()[0])
+
+
+@router.waiter(None)
+async def answer(update: Update, session: Session[Work], control: SessionController) -> None:
+    session.data.count += 1
+    session.data.order.append("answer")
+    control.stop()
+
+
+@answer.timed_out
+async def no_answer(session: Session[Work]) -> None:
+    session.data.count += 1
+    session.data.order.append("timeout")
+    await session.send("too late")
+
+
+@router.conversation()
+async def form(talk: Talk, session: Session[Work]) -> None:
+    """Ask three questions, and append the answers."""
+    for number in range(3):
+        await talk.send(f"question {number}")
+        said = await talk.wait()
+        session.data.count += 1
+        session.data.order.append(said.text.split()[0])
+    await talk.send("done")
+
+
+@router.command("wait")
+async def begin_waiter(update: Update, session: Session[Work]) -> None:
+    """Wait for an answer for the given seconds."""
+    await session.begin(answer, timeout=seconds(update))
+
+
+@router.command("form")
+async def begin_form(session: Session[Work]) -> None:
+    await session.begin(form)
 
 
 @router.command("count")

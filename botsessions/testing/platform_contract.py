@@ -1,8 +1,4 @@
-"""Suites for a new platform, mailbox or store: they say what the rest of the app relies on.
-
-A suite is a class of test methods, for pytest and for unittest; inherit it and say how to reach
-your own. A bug found in one backend becomes a case for all.
-"""
+"""What every platform is tested with: the suite behind `botsessions.testing.PlatformContract`."""
 
 # ruff: noqa: S101 - asserting is what tests do
 
@@ -17,10 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from botsessions.exceptions import MalformedBody, PlatformError, Unauthorized
-from botsessions.mailboxes.contract import MailboxContract as MailboxContract
-from botsessions.mailboxes.contract import MailboxRaceContract as MailboxRaceContract
 from botsessions.platforms.base import Deletion, Platform
-from botsessions.stores.contract import StoreContract as StoreContract
 from botsessions.updates import Message, Update
 
 #: Bodies that no platform sends: each is refused as malformed, or holds no update worth trouble.
