@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
+from django.db.models.fields.json import KT
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -86,19 +87,38 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(BotSession)
 class BotSessionAdmin(ReadOnlyAdmin):
-    long_columns = ("data", "quarantined")
+    long_columns = ("data", "quarantined", "flow", "last_flow")
     list_display = (
-        "id", "bot", "chat", "user", "thread", "qualifier", "is_open", "version", "expires_at",
-        "updated_at",
+        "id", "bot", "chat", "user", "thread", "qualifier", "is_open", "waits_in", "due_at",
+        "version", "expires_at", "updated_at",
     )  # fmt: skip
-    list_filter = (BotFilter, "is_open")
+    list_filter = (BotFilter, "is_open", ("flow", admin.EmptyFieldListFilter))
     search_fields = ("chat__exact", "user__exact")
     search_help_text = _("A chat or a user: the whole id.")
     fields = (
         "bot", "chat", "user", "thread", "qualifier", "is_open", "matcher", "version", "expires_at",
-        "created_at", "updated_at", "readable_data", "readable_quarantined",
+        "created_at", "updated_at", "readable_data", "readable_quarantined", "due_at",
+        "readable_flow", "readable_last_flow",
     )  # fmt: skip
-    readonly_fields = ("readable_data", "readable_quarantined")
+    readonly_fields = (
+        "readable_data", "readable_quarantined", "readable_flow", "readable_last_flow"
+    )  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request).annotate(flow_name=KT("flow__name"))
+        return rows
+
+    @admin.display(description=_("flow"))
+    def waits_in(self, session: BotSession) -> str:
+        return getattr(session, "flow_name", None) or ""
+
+    @admin.display(description=_("flow"))
+    def readable_flow(self, session: BotSession) -> SafeString:
+        return indented(session.flow)
+
+    @admin.display(description=_("last flow"))
+    def readable_last_flow(self, session: BotSession) -> SafeString:
+        return indented(session.last_flow)
 
     @admin.display(description=_("data"))
     def readable_data(self, session: BotSession) -> SafeString:
@@ -111,7 +131,9 @@ class BotSessionAdmin(ReadOnlyAdmin):
 
 @admin.register(TrackedMessage)
 class TrackedMessageAdmin(ReadOnlyAdmin):
-    long_columns = ("session__data", "session__quarantined")
+    long_columns = (
+        "session__data", "session__quarantined", "session__flow", "session__last_flow"
+    )  # fmt: skip
     list_display = (
         "id", "session", "chat", "message_id", "direction", "kind", "user", "excerpt", "sent_at",
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from botsessions import Bot, Qualifier, Router, Session, Update
+from botsessions import Bot, Qualifier, Router, Session, SessionController, Talk, Update
 
 router = Router()
 
@@ -16,7 +16,7 @@ class Visitor:
 
     messages: int = 0
     nickname: str = ""
-    asked: bool = False
+    word: str = ""  # the last one of the word chain
 
 
 @dataclass
@@ -34,15 +34,12 @@ def is_ordering(update: Update, order: Order) -> bool:
     return order.data.open
 
 
-def is_asked(session: Session[Visitor]) -> bool:
-    return session.data.asked
-
-
 @router.command("start", "help")
 async def start(session: Session[Visitor]) -> None:
     await session.send(
         "/count tells how many messages you have sent, /hi asks for your nickname, "
-        "/order takes an order until /done."
+        "/order takes an order until /done, /table books a table, /chain plays the word chain, "
+        "/cancel ends what I am asking."
     )
 
 
@@ -53,13 +50,7 @@ async def count(session: Session[Visitor]) -> None:
     await session.send(f"{who}: {number} message{'' if number == 1 else 's'} so far.")
 
 
-@router.command("hi")
-async def hi(session: Session[Visitor]) -> None:
-    if session.data.nickname:
-        await session.send(f"Hi again, {session.data.nickname}!")
-    else:
-        session.data.asked = True
-        await session.send("Hi! What shall I call you?")
+# A slice of the conversation, which is wiped when it is over.
 
 
 @router.command("order")
@@ -85,10 +76,96 @@ async def add(update: Update, order: Order) -> None:
     await order.reply(f"Noted, that makes {len(order.data.items)}.")
 
 
-@router.message(is_asked)
-async def remember(update: Update, session: Session[Visitor]) -> None:
-    session.data.nickname, session.data.asked = update.text[:40], False
-    await session.send(f"Nice to meet you, {session.data.nickname}.")
+# A waiter: what the player says next comes here, until it stops or a minute has passed.
+
+
+@router.waiter(timeout=60)
+async def chain(control: SessionController, update: Update, session: Session[Visitor]) -> None:
+    word, before = update.text.lower(), session.data.word
+    if word == "exit":
+        await session.send("The chain ends.")
+        control.stop()
+    elif len(word) != 4 or not word.isalpha() or not word.startswith(before[-1:]):
+        await session.send("That does not fit. The time goes on.")
+    else:
+        session.data.word = word
+        await session.send(f"Now one that begins with {word[-1].upper()}.")
+        control.keep(timeout=60, reset_timeout=True)
+
+
+@chain.timed_out
+async def chain_timed_out(session: Session[Visitor]) -> None:
+    await session.send("You took too long. /chain begins again.")
+
+
+@router.command("chain")
+async def begin_chain(session: Session[Visitor]) -> None:
+    session.data.word = ""
+    await session.begin(chain)
+    await session.send("A word of four letters, please; exit ends the chain.")
+
+
+# Conversations: one line of thought, in which hours may pass and the server may be restarted.
+
+
+@router.conversation(timeout=120)
+async def nickname(talk: Talk, session: Session[Visitor]) -> None:
+    await talk.send("Hi! What shall I call you?")
+    answer = await talk.wait(
+        where=lambda update: 0 < len(update.text) <= 40, otherwise="In up to 40 letters, please."
+    )
+    session.data.nickname = answer.text
+    await talk.send(f"Nice to meet you, {answer.text}.")
+
+
+@nickname.timed_out
+async def nickname_timed_out(session: Session[Visitor]) -> None:
+    await session.send("Never mind. /hi, whenever you like.")
+
+
+@router.command("hi")
+async def hi(session: Session[Visitor]) -> None:
+    if session.data.nickname:
+        await session.send(f"Hi again, {session.data.nickname}!")
+    else:
+        await session.begin(nickname)
+
+
+def price(people: int) -> int:
+    return 4 * people  # as if somebody had to be asked
+
+
+@router.conversation(timeout=300)
+async def table(talk: Talk) -> None:
+    await talk.send("Tea for how many? (back takes back an answer, /cancel ends this.)")
+    people = await talk.wait(
+        where=lambda update: update.text.isdigit(), otherwise="A number, please."
+    )
+    await talk.send("At what time?", buttons={"Four": "four", "Five": "five"})
+    time = await talk.wait(types=["message", "callback_query"])
+    if time.text == "back":
+        await talk.back()
+    total = await talk.run(price, int(people.text))
+    await talk.send(f"A table for {people.text} at {time.action or time.text}: {total} coins. yes?")
+    answer = await talk.wait()
+    if answer.text == "back":
+        await talk.back()
+    await talk.send("See you then." if answer.text.lower() == "yes" else "Then not.")
+
+
+@table.timed_out
+async def table_timed_out(session: Session[Visitor]) -> None:
+    await session.send("I have given your table away. /table books another.")
+
+
+@router.command("table")
+async def begin_table(session: Session[Visitor]) -> None:
+    await session.begin(table)
+
+
+@router.command("cancel", during_flows=True)
+async def cancel(session: Session[Visitor]) -> None:
+    await session.send("Cancelled." if await session.end() else "There is nothing to cancel.")
 
 
 @router.message()

@@ -120,6 +120,21 @@ def test_data_and_traceback_are_readable_and_escaped(
     assert "&quot;count&quot;: 3" in session
 
 
+def test_flow_is_listed_and_shown(rows: dict[str, Model], operator: Client) -> None:
+    """P32: what waits in a session, until when, and how the one before it ended."""
+    BotSession.objects.create(
+        bot="demo", chat="c2", user="ben", created_at=NOW, updated_at=NOW, due_at=NOW,
+        flow={"name": "chain", "id": "f1"},
+        last_flow={"name": "form", "outcome": "failed", "error": "ValueError('<b>')"},
+    )  # fmt: skip
+    [waiting] = shown(operator, "botsession", flow__isempty="0")
+    assert shown(operator, "botsession", flow__isempty="1") == [rows["botsession"]]
+    assert ">chain<" in operator.get(list_of("botsession")).content.decode()
+    page = operator.get(page_of(waiting)).content.decode()
+    assert "&quot;id&quot;: &quot;f1&quot;" in page
+    assert "ValueError(&#x27;&lt;b&gt;&#x27;)" in page
+
+
 def test_list_shows_the_beginning_of_a_text(rows: dict[str, Model], operator: Client) -> None:
     page = operator.get(list_of("trackedmessage")).content.decode()
     assert ("word " * 12)[:60] + "…" in page

@@ -19,7 +19,8 @@ LAYERS = [
     {"models", "stores", "mailboxes", "platforms", "migrations"},
     {
         "clearing", "context", "contents", "data", "marks", "session", "injection", "routing",
-        "sessions", "access", "bots", "flows", "holding", "leases", "delivery", "turns", "upkeep", "engine", "webhook",
+        "sessions", "access", "bots", "flows", "holding", "leases", "delivery", "turns", "upkeep",
+        "engine", "webhook",
     },
     {"operations", "tasks"},
     {

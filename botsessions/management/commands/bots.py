@@ -1,4 +1,4 @@
-"""`manage.py bots`: what is configured, webhooks, polling, a chat, recovery, deadlines, the sweep."""
+"""`manage.py bots`: what is configured, webhooks, polling, a chat, and what is done regularly."""
 
 from __future__ import annotations
 
