@@ -71,12 +71,13 @@ class Session(Holding[T]):
         """Let a waiter or conversation receive what this session's sender says next.
 
         A flow that waits here already is cancelled. A conversation begins to talk when the handler
-        returns. `timeout` is the flow's own unless given, in seconds or as a timedelta.
+        returns. `timeout`, in seconds or as a timedelta, takes the place of a waiter's own.
         """
+        timeouts = () if timeout is UNSET else (timeout,)
 
         async def begun() -> None:
             await self.load()
-            flow.begin(self, flow.timeout if timeout is UNSET else timeout)
+            flow.begin(self, *timeouts)
 
         return Action(self._context, begun, is_journaled=False, name=f"begin {flow.name}")
 

@@ -27,6 +27,8 @@ MISMATCHED = "mismatched"
 GIVEN = {End.FAILED.value: frozenset({"error"})}
 
 
+#: A timeout that was not given: the flow's own.
+DEFAULT: Any = object()
 #: What is no fault of a flow's function: the update is tried again.
 PASSING = (Unavailable, LeaseLost, SessionConflict, Diverged)
 
@@ -148,11 +150,11 @@ class Flow:
 
     # Beginning
 
-    def state(self, update: Update, timeout: timedelta | float | None) -> FlowState:
+    def state(self, update: Update, timeout: timedelta | float | None = DEFAULT) -> FlowState:
         """Return the state with which it begins."""
-        return begun(self.name, update, timeout)
+        return begun(self.name, update, self.timeout if timeout is DEFAULT else timeout)
 
-    def begin(self, session: Session[Any], timeout: timedelta | float | None) -> None:
+    def begin(self, session: Session[Any], timeout: timedelta | float | None = DEFAULT) -> None:
         """Let it wait in a session, whose flow until now is cancelled."""
         context = session._context
         bound = context.bot.router.flows.get(self.name)

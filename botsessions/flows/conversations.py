@@ -24,7 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 from botsessions import clock
 from botsessions.data import Misfit
 from botsessions.exceptions import Diverged, FlowFailed
-from botsessions.flows.base import Flow, Step, Waiter
+from botsessions.flows.base import DEFAULT, Flow, Step, Waiter
 from botsessions.flows.state import End, Entry, FlowState, Later, begun, span
 from botsessions.injection import BY_NAME, provided
 from botsessions.updates import Update
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from botsessions.session import Session
 
 log = logging.getLogger("botsessions.flows")
-
-#: A timeout that was not given: the conversation's own.
-DEFAULT: Any = object()
 
 WAIT, ACT, READ, NOW, BEGIN = "wait", "act", "read", "now", "begin"
 
@@ -154,11 +151,7 @@ class Talk:
             if ended is None or ended.ended is None:
                 if self._context.bot.router.flows.get(waiter.name) is None:
                     raise ImproperlyConfigured(f"{waiter!r} is no flow of the bot's router.")
-                inner = begun(
-                    waiter.name,
-                    self._context.update,
-                    waiter.timeout if timeout is DEFAULT else timeout,
-                )
+                inner = waiter.state(self._context.update, timeout)
                 if self._state.inner is None:
                     self._state.inner = inner
                 if inner.deadline is None or inner.deadline > inner.began_at:
@@ -418,9 +411,14 @@ class Conversation(Flow):
         self.on_change = on_change
         self.plan = Pausing(function)
 
-    def state(self, update: Update, timeout: timedelta | float | None) -> FlowState:
+    def state(self, update: Update, timeout: timedelta | float | None = None) -> FlowState:
         # Its waits have deadlines of their own.
         return begun(self.name, update, None, self.version)
+
+    def begin(self, session: Session[Any], timeout: timedelta | float | None = DEFAULT) -> None:
+        if timeout is not DEFAULT:
+            raise TypeError(f"{self.name} is a conversation: its waits have timeouts of their own.")
+        super().begin(session)
 
     def _begun(self, session: Session[Any], state: FlowState) -> None:
         session._context.later.append(Later(session, state))

@@ -304,7 +304,7 @@ async def _diverge(
     log.error("%s (%s; session %s)", error, flow.on_change, session.key)
     context.drop()
     if flow.on_change == "restart":
-        fresh = flow.state(context.update, None)
+        fresh = flow.state(context.update)
         session.slot.end(End.DIVERGED, error, keep=True)
         session.slot.put(fresh)
         return await _resume(context, bound, session, fresh)
@@ -353,7 +353,13 @@ async def _end(
     if error is not None and not bound.has(End.FAILED):
         log.error("Flow '%s' of session %s has failed.", state.name, session.key, exc_info=error)
     await _close(context, bound, session)
-    await _tell(context, bound, session, state, outcome, error)
+    try:
+        await _tell(context, bound, session, state, outcome, error)
+    except PASSING:
+        raise
+    except Exception as problem:
+        context.last_saves = [_last_save(context, session, state, End.FAILED, problem)]
+        raise
 
 
 async def _tell(

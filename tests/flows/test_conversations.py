@@ -537,6 +537,23 @@ async def test_waiter_without_time_within_a_conversation(timeout: float) -> None
         assert await say("/begin") == ["at once"]
 
 
+async def test_conversation_is_begun_without_a_timeout() -> None:
+    async def waits(talk: Talk) -> None:
+        await talk.wait()
+
+    router = Router()
+    talk = router.conversation()(waits)
+
+    @router.message()
+    async def begin(session: Session) -> None:
+        await session.begin(talk, timeout=5)
+
+    with running(router, ATTEMPTS=1):
+        one = message("a")
+        await handle(one)
+        assert "timeouts of their own" in (await BotUpdate.objects.aget(update_id=one.id)).error
+
+
 # Changed code
 
 

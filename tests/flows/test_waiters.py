@@ -274,6 +274,29 @@ async def test_without_a_hook_it_is_tried_again_and_ends_when_parked() -> None:
         assert await say("b") == ["handler b"]
 
 
+async def test_hook_that_raises_leaves_nobody_stuck() -> None:
+    router = Router()
+
+    @router.waiter()
+    async def answer(control: SessionController) -> None:
+        control.stop()
+
+    @answer.ended
+    async def ended(session: Session) -> None:
+        raise RuntimeError("of the hook")
+
+    @router.command("begin")
+    async def begin(session: Session) -> None:
+        await session.begin(answer, timeout=100)
+
+    with running(router, ATTEMPTS=2):
+        await say("/begin")
+        one = message("a")
+        await handle(one)
+        assert await status(one) == "parked"
+        assert (await flow(), await last()) == (None, ("answer", "failed"))
+
+
 async def test_raising_run_changes_nothing(time: Time) -> None:
     """Neither its data, nor the deadline, nor the history."""
     router = Router()
