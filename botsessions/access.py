@@ -42,7 +42,7 @@ from botsessions.mailboxes.base import (
     Waiting,
 )
 from botsessions.mailboxes.database import DatabaseMailbox
-from botsessions.updates import ACCESS, Chat, Direction, Update, User
+from botsessions.updates import ACCESS, Direction, Update, User, place
 
 if TYPE_CHECKING:
     from botsessions.bots import Bot
@@ -74,9 +74,9 @@ class Access:
         self.attempts = 0
         self.journal: dict[int, Any] = {}
         self.rows: dict[SessionKey, Row | None] = {}
-        chat = Chat(_chat_of(key)) if key.chat else None
         person = User(key.user) if key.user else None
-        self.update = Update(bot.alias, f"access-{uuid4().hex}", ACCESS, chat=chat, user=person)
+        id = f"access-{uuid4().hex}"
+        self.update = Update(bot.alias, id, ACCESS, user=person, **place(key.chat))
         self.mailbox = mailbox_of(self.update, bot.unit_of_key(key))
         self._arrival = Arrival(self.update, self.mailbox, [key], only_now=True)
         self._is_stored = False
@@ -251,8 +251,3 @@ class Access:
             ]
         if opens or seen:
             await self.ask(lambda mailbox: mailbox.track(opens, seen))
-
-
-def _chat_of(key: SessionKey) -> str:
-    """The platform's id of a key's chat, without the mark of a chat that is not the bot's own."""
-    return key.chat.rpartition("/")[2]

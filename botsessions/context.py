@@ -26,7 +26,7 @@ from botsessions.updates import Direction, Message, Update, UpdateType
 if TYPE_CHECKING:
     from botsessions.bots import Bot
     from botsessions.flows.base import Running
-    from botsessions.flows.conversations import Talk
+    from botsessions.flows.journal import Journal
     from botsessions.flows.state import Later
     from botsessions.leases import Lease
     from botsessions.session import Session
@@ -88,6 +88,7 @@ class Action(Generic[R]):
         "perform",
         "read",
         "result",
+        "script",
         "session",
     )
 
@@ -114,8 +115,9 @@ class Action(Generic[R]):
         self.is_journaled = is_journaled
         #: Makes its result of what it gave, or of what the journal says that it gave.
         self.read = read
-        #: What it is, to the journal of a conversation.
+        #: What it is, to the journal of the conversation that takes it.
         self.name = name
+        self.script: Journal | None = None if context is None else context.script
         self.done = False
         self.ordinal = 0
         self._context = context
@@ -169,7 +171,9 @@ class Context:
         self.engine = engine
         self._delivery = delivery
         self._queue: list[Action[Any]] = []
-        self._ordinals = 0
+        #: The next ordinal of the handlers (0), and of each flow that runs.
+        self._ordinals: dict[int, int] = {}
+        self._counted = 0
         #: What is to be written with the commit, unless a verb needs it written before: sessions
         #: to be opened, with the matcher that was given, and messages for their slices.
         self._opens: dict[SessionKey, str | None] = {}
@@ -180,7 +184,7 @@ class Context:
         self.opened: dict[SessionKey, bool] = {}
         #: The flow that is running, and the journal of a conversation that is.
         self.running: Running | None = None
-        self.script: Talk | None = None
+        self.script: Journal | None = None
         self.flows = delivery.flows
         #: What is to be done when the running handler has returned.
         self.later: list[Later] = []
@@ -205,9 +209,17 @@ class Context:
 
     def queue(self, action: Action[Any]) -> None:
         """Give an action its ordinal and let it wait for its await, or for the handler's end."""
-        action.ordinal = self._ordinals
-        self._ordinals += 1
+        # Where the update is run again, it may be for another flow, or for a handler: what one of
+        # them has sent is not what another sends.
+        base = 0 if self.running is None else self.running.ordinals
+        action.ordinal = self._ordinals.setdefault(base, base)
+        self._ordinals[base] += 1
         self._queue.append(action)
+
+    def count(self) -> int:
+        """Return how often this was asked before."""
+        self._counted += 1
+        return self._counted - 1
 
     async def until(self, action: Action[R]) -> R:
         """Do the queued actions, in order, up to this one; return its result."""
@@ -228,6 +240,12 @@ class Context:
     def drop(self) -> None:
         """Forget what was queued and not awaited: its handler raised."""
         self._queue.clear()
+
+    def discard(self) -> None:
+        """Forget that too, and what was changed in the sessions' data."""
+        self.drop()
+        for session in self.sessions.values():
+            session.discard()
 
     def close(self) -> None:
         """The handler is over: a verb called from now on happens without it."""
@@ -322,6 +340,7 @@ class Context:
         await self.engine.ask(lambda _: fill(store, rows))
         self.rows.update(rows)
         self.flows = found.flows
+        self.rows.update(found.flows)
         self.incoming = self._incoming(found.open)
 
     async def load(self, *keys: SessionKey) -> None:
@@ -356,7 +375,7 @@ class Context:
         )
 
     async def _perform(self, action: Action[Any]) -> None:
-        delivery, script = self._delivery, self.script
+        delivery, script = self._delivery, action.script
         entry = None if script is None else script.replayed(action)
         if entry is not None:
             action.finish(entry.value)  # a conversation did it for an earlier update

@@ -115,7 +115,9 @@ class Delivery:
     @property
     def is_placed(self) -> bool:
         """May there be sessions that it finds by where it is from?"""
-        return self.update.message is not None or self.update.action is not None
+        update = self.update
+        said = update.message is not None or update.action is not None
+        return said or update.type in self.bot.router.flow_types
 
     async def find_keys(self) -> None:
         """Ask an asynchronous key strategy, which `__init__` cannot wait for."""
@@ -179,7 +181,7 @@ class Delivery:
         commit.attempts = max(self.attempts, 1)
         return commit
 
-    def failed(self, error: Exception, seen: Sequence[Seen] = ()) -> Commit:
+    def failed(self, error: BaseException, seen: Sequence[Seen] = ()) -> Commit:
         """Return what a handler's exception makes of it: another attempt, or parked."""
         attempts = self.attempts + 1
         delay = min(settings.RETRY_DELAY * 2 ** (attempts - 1), LONGEST_DELAY)

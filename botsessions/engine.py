@@ -155,7 +155,7 @@ class Engine:
             self._database = ThreadPoolExecutor(1, "botsessions-database")
             self.threads = ThreadPoolExecutor(settings.HANDLER_THREADS, "botsessions")
             self._upkeep.every(settings.RECOVER_EVERY, self.recover)
-            self._upkeep.every(DEADLINE_TICK, self.fire_deadlines)
+            self._upkeep.every(DEADLINE_TICK, partial(deadlines.look, self))
 
     async def stop(self, timeout: float | None = None) -> None:
         """Let running handlers finish, then give back what is held.
@@ -221,9 +221,7 @@ class Engine:
 
         Returns when they are committed, or stored to be handled. Raises `Unavailable`.
         """
-        found = deadlines.of(await self.ask(deadlines.due))
-        await asyncio.gather(*[self.submit(each) for each in found])
-        return len(found)
+        return await deadlines.fire(self)
 
     def _in_database(self, work: Callable[[], Result]) -> Awaitable[Result]:
         """Run it in the thread of the mailbox; unless started, in that of Django."""
@@ -486,7 +484,7 @@ class Engine:
             log.warning("%s Update %s is handled anew.", error, delivery.update.id)
         except asyncio.CancelledError:
             delivery.acknowledge(Unavailable("This process is stopping."))
-        except Exception as error:
+        except BaseException as error:  # whatever it is, the mailbox goes on
             commit = delivery.failed(error, context.incoming)
             if commit.effect is Effect.PARKED:
                 commit.saves = context.last_saves

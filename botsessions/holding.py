@@ -217,16 +217,32 @@ class Holding(Generic[T]):
         """Let the data be what it was. Raises `Misfit`."""
         self._data = decoder(self._spec.type)(data)
 
-    def catch_up(self, *, discard: bool = False) -> None:
+    def discard(self) -> None:
+        """Forget what was changed in the data since it was read."""
+        self._data, self._before = UNSET, None
+        self._deleted, self._expires_at, self._quarantined = False, UNSET, None
+
+    def catch_up(self, *, keep: bool = False) -> None:
         """Let the data be what is stored, now that a conversation has come to where it waited.
 
-        The object that the conversation has in hand stays the data's, where it says the same.
+        The object that the conversation has in hand stays the data's where it says the same, or
+        where nothing is stored; and where asked it takes the place of what is stored.
         """
-        then, self._data = self._data, UNSET
-        self._deleted, self._expires_at, self._quarantined = False, UNSET, None
+        then = self._data
+        self.discard()
+        if then is UNSET:
+            return
         self._read()
-        if not discard and then is not UNSET and self._encode(then) == self._before:
+        encoded = self._encode(then)
+        if self._stored_data is None:
+            self._before = encoded
+        if keep or msgspec.json.decode(encoded) == msgspec.json.decode(self._before or b"null"):
             self._data = then
+
+    def forsake(self) -> None:
+        """Let nothing of it be left, unless something is written from now on."""
+        self.discard()
+        self._deleted = True
 
     def changes(self) -> Save | None:
         """Return what is to be saved, None when nothing changed. Raises `InvalidSessionData`."""

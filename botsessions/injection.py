@@ -149,6 +149,8 @@ def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[A
             "Give it a store, or declare the parameter as Session | None."
         )
     base = bot.key_in(spec.scope, update, context.key)
+    if context.running is not None and not (spec.scope.name or spec.qualifier):
+        base = context.running.key  # to a flow its session is the one in which it waits
     if base is None:
         if spec.optional:
             return None
@@ -158,8 +160,6 @@ def find_session(context: Context, spec: SessionSpec, handler: str) -> Session[A
         )
     # A strategy of the project's own may qualify its keys itself.
     key: SessionKey = base.qualified(spec.qualifier or base.qualifier)
-    if context.running is not None and not (spec.scope.name or spec.qualifier):
-        key = context.running.key  # to a flow its session is the one in which it waits
     session = context.sessions.get(key)
     if session is None:
         session = Session(context, key, spec, context.rows.get(key))

@@ -28,11 +28,11 @@ from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.mailboxes.slices import end_expired, key_of
 from botsessions.models import BotSession, BotUpdate
 from botsessions.turns import RECOVERED
-from botsessions.updates import EXPIRED, Chat, Update, User
+from botsessions.updates import EXPIRED, Update, User, place
 
 log = logging.getLogger("botsessions.operations")
 
-PENDING, PARKED = BotUpdate.Status.PENDING, BotUpdate.Status.PARKED
+PENDING = BotUpdate.Status.PENDING
 #: How many expired sessions are ended in one transaction.
 SWEPT = 100
 #: The most looks for abandoned updates in one call; what is left is for the next.
@@ -132,9 +132,11 @@ def _tell(rows: Sequence[BotSession], known: Mapping[str, Bot]) -> int:
     async_to_sync(_submit, force_new_loop=True)(list(updates.values()))
     ours = BotUpdate.objects.using(settings.DATABASE)
     ids = [update.id for update in updates.values()]
-    parked = set(ours.filter(update_id__in=ids, status=PARKED).values_list("bot", "update_id"))
-    failed = [row for row in rows if (row.bot, updates[row.pk].id) in parked]
-    _end(DatabaseMailbox(), failed, known)
+    waiting = ours.filter(update_id__in=ids, status=PENDING).values_list("bot", "update_id")
+    left = set(waiting)
+    # What is there still was parked, or handled where the clock was behind: nobody is told again.
+    told = [row for row in rows if (row.bot, updates[row.pk].id) not in left]
+    _end(DatabaseMailbox(), told, known)
     return len(rows) - stored.filter(expires_at__lt=clock.now()).count()
 
 
@@ -147,10 +149,10 @@ def expiry_of(row: BotSession, data: object) -> Update:
         row.bot,
         f"expired-{row.pk}-{moment}",
         EXPIRED,
-        chat=Chat(key.chat.rpartition("/")[2]) if key.chat else None,
         user=User(key.user) if key.user else None,
         thread=key.thread,
         payload={"session": msgspec.to_builtins(key), "data": data},
+        **place(key.chat),
     )
 
 

@@ -380,6 +380,11 @@ class Router:
                     self._flows[each.flow.name] = each.within(self)
         return self._flows
 
+    @cached_property
+    def flow_types(self) -> frozenset[str]:
+        """The types of update that its flows take."""
+        return frozenset(each for bound in self.flows.values() for each in bound.flow.types)
+
     def occasion(self, name: str) -> Route | None:
         """Return the route of what is called on an occasion, its own or that of an included one."""
         if name in self._occasions:
@@ -446,5 +451,6 @@ class Router:
     def _changed(self) -> None:
         self._routes.clear()
         self._scopes = self._flows = None
+        self.__dict__.pop("flow_types", None)
         for parent in self._parents:
             parent._changed()

@@ -132,7 +132,8 @@ def _once(verb: str) -> Callable[..., Any]:
     return call
 
 
-for _verb in ("open", "track", "messages", "clear", "forget", "close", "send", "reply", "call"):
+VERBS = ["open", "track", "messages", "clear", "forget", "close", "send", "reply", "call"]
+for _verb in (*VERBS, "begin", "end"):
     setattr(SessionHandle, _verb, _once(_verb))
 
 

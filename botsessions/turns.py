@@ -108,6 +108,7 @@ class Turn:
             store_first=delivery.bot.ack_after <= 0,
             room=has_room,
             key=None if delivery.bot.strategy else delivery.key,
+            is_placed=delivery.is_placed,
         )
 
     def abandon(self, error: Exception) -> None:

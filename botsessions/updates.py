@@ -161,6 +161,20 @@ class Update(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return "".join(self.text.split(maxsplit=1)[1:]).strip()
 
 
+def place(conversation: str) -> dict[str, Any]:
+    """Return chat, business connection and guest mark of an update that is about a conversation.
+
+    It is what `Update.conversation` makes of them, read backwards.
+    """
+    kind, _, rest = conversation.partition("/")
+    if kind == "business" and rest:
+        business, _, chat = rest.rpartition("/")
+        return {"chat": Chat(chat), "business": business}
+    if kind == "guest" and rest:
+        return {"chat": Chat(rest), "guest": True}
+    return {"chat": Chat(conversation)} if conversation else {}
+
+
 #: The type of an update that is a session's use from outside a handler: it only waits its turn.
 ACCESS = "access"
 #: The types of updates about a session: the deadline of its flow has passed, or it has expired.

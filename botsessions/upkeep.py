@@ -16,7 +16,7 @@ Look = Callable[[], Awaitable[int]]
 
 
 class Upkeep:
-    """The looks of one engine; while the database is away, none of them ends."""
+    """The looks of one engine; whatever goes wrong in one, the next comes."""
 
     def __init__(self, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
         self._spawn = spawn
@@ -45,3 +45,5 @@ class Upkeep:
             await look()
         except Unavailable as error:
             log.warning("What is due was not looked for: %s", error)
+        except Exception:
+            log.exception("A look for what is due failed; the next one comes all the same.")

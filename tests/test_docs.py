@@ -2,6 +2,7 @@
 
 import re
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +11,7 @@ from asgiref.sync import async_to_sync
 
 from botsessions import Bot, Router, Session, Update, clock
 from botsessions.models import BotSession, TrackedMessage
+from botsessions.operations import sweep
 from tests.kit import handle, message, running, texts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,3 +112,9 @@ def test_the_examples_about_sessions_run() -> None:
         row = BotSession.objects.get(user="gil", qualifier="order")
         assert row.data == {"items": ["a gift", "from synchronous code"]}
         assert texts("gil") == ["Still 1 in your cart.", "A single verb takes its turn by itself."]
+
+        passed = clock.now() - timedelta(seconds=1)
+        BotSession.objects.filter(user="gil").update(expires_at=passed)
+        assert sweep() == 2
+        assert texts("gil")[2:] == ["Your basket was emptied."]
+        assert not BotSession.objects.filter(user="gil").exists()

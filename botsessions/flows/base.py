@@ -16,6 +16,7 @@ from botsessions.keys import SessionKey
 
 if TYPE_CHECKING:
     from botsessions.context import Context
+    from botsessions.flows.conversations import Talk
     from botsessions.session import Session
     from botsessions.updates import Update
 
@@ -33,6 +34,10 @@ DEFAULT: Any = object()
 PASSING = (Unavailable, LeaseLost, SessionConflict, Diverged)
 
 
+#: How many actions one run of a flow may take.
+ORDINALS = 1000
+
+
 class Step(Plan):
     """A flow's function; what it raises is for the flow's hook, where it has one."""
 
@@ -48,7 +53,7 @@ class Step(Plan):
             running = context.running
             if running is None or not running.is_guarded:
                 raise
-            context.drop()
+            context.discard()
             running.error = error
 
     async def _step(self, context: Context, given: dict[str, Any]) -> None:
@@ -60,10 +65,21 @@ class Running:
     """The session that an update is about, and the flow that it runs there."""
 
     def __init__(
-        self, key: SessionKey, state: FlowState | None = None, *, is_guarded: bool = False
+        self,
+        key: SessionKey,
+        state: FlowState | None = None,
+        *,
+        outer: FlowState | None = None,
+        is_guarded: bool = False,
+        talk: Talk | None = None,
     ) -> None:
         self.key = key
         self.state = state
+        #: The flow that waits in the session: this one, or the conversation that began it.
+        self.root = outer or state
+        self.talk = talk
+        #: The first ordinal of what it does.
+        self.ordinals = 0 if state is None else ORDINALS * (1 + int(state.id[:5], 16))
         #: Is there a hook for what it raises?
         self.is_guarded = is_guarded
         self.error: BaseException | None = None
@@ -115,7 +131,7 @@ class Flow:
     # Hooks
 
     def timed_out(self, function: Function) -> Function:
-        """Call this when the deadline has passed; with `control.keep(…)` it goes on waiting."""
+        """Call this when the deadline has passed; with `control.keep(…)` a waiter waits on."""
         return self._hook(End.TIMED_OUT, function)
 
     def ended(self, function: Function) -> Function:
@@ -150,9 +166,16 @@ class Flow:
 
     # Beginning
 
-    def state(self, update: Update, timeout: timedelta | float | None = DEFAULT) -> FlowState:
+    def state(
+        self,
+        update: Update,
+        timeout: timedelta | float | None = DEFAULT,
+        *,
+        number: int = 0,
+    ) -> FlowState:
         """Return the state with which it begins."""
-        return begun(self.name, update, self.timeout if timeout is DEFAULT else timeout)
+        timeout = self.timeout if timeout is DEFAULT else timeout
+        return begun(self.name, update, timeout, number=number)
 
     def begin(self, session: Session[Any], timeout: timedelta | float | None = DEFAULT) -> None:
         """Let it wait in a session, whose flow until now is cancelled."""
@@ -170,7 +193,7 @@ class Flow:
         elif before is not None:
             slot.end(End.CANCELLED)
             context.later.append(Later(session, before, End.CANCELLED))
-        state = self.state(context.update, timeout)
+        state = self.state(context.update, timeout, number=context.count())
         slot.put(state)
         self._begun(session, state)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from hashlib import blake2s
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+from django.core.exceptions import ImproperlyConfigured
 
 from botsessions.conf import settings
 from botsessions.flows.state import FlowState, read
@@ -22,19 +25,50 @@ log = logging.getLogger("botsessions.flows")
 LIMIT = 500
 
 
-def due(mailbox: Mailbox) -> list[tuple[SessionKey, bytes]]:
-    """Find flows of this project's bots whose deadline has passed."""
-    return mailbox.due(list(settings.BOTS), LIMIT)
+class Engine(Protocol):
+    """What a look needs of the engine that looks."""
+
+    async def ask(self, question: Callable[[Mailbox], Any]) -> Any:
+        """Ask the mailbox something."""
+
+    def submit(self, update: Update) -> asyncio.Future[None]:
+        """Take an update in."""
 
 
-def of(found: Iterable[tuple[SessionKey, bytes]]) -> list[Update]:
-    """Return the updates that tell these flows of their deadlines."""
-    updates = []
+async def look(engine: Engine) -> int:
+    """Submit the deadlines that have passed, and return how many; whoever looks goes on at once."""
+    submitted = await _submit(engine)
+    for each in submitted:
+        each.add_done_callback(_note)
+    return len(submitted)
+
+
+async def fire(engine: Engine) -> int:
+    """Submit the deadlines that have passed; return how many when they are committed or stored.
+
+    Raises `Unavailable`.
+    """
+    submitted = await _submit(engine)
+    await asyncio.gather(*submitted)
+    return len(submitted)
+
+
+async def _submit(engine: Engine) -> list[asyncio.Future[None]]:
+    found = await engine.ask(lambda mailbox: mailbox.due(list(settings.BOTS), LIMIT))
+    submitted = []
     for key, encoded in found:
-        state = read(encoded)
-        if state.deadline is not None:
-            updates.append(passed(key, state))
-    return updates
+        try:
+            state = read(encoded)
+            if state.deadline is not None:
+                submitted.append(engine.submit(passed(key, state)))
+        except (msgspec.DecodeError, ImproperlyConfigured):
+            log.exception("The deadline in session %s is looked at again later.", key)
+    return submitted
+
+
+def _note(submitted: asyncio.Future[None]) -> None:
+    if not submitted.cancelled() and submitted.exception() is not None:
+        log.warning("A deadline is looked at again later: %s", submitted.exception())
 
 
 def passed(key: SessionKey, state: FlowState) -> Update:
@@ -43,10 +77,15 @@ def passed(key: SessionKey, state: FlowState) -> Update:
     moment = state.deadline.isoformat()
     return msgspec.structs.replace(
         state.origin,
-        id=f"deadline-{state.id}-{moment}",
+        id=f"deadline-{state.id}-{moment}-{_short(key)}",
         type=DEADLINE,
         payload={"session": msgspec.to_builtins(key), "flow": state.id, "deadline": moment},
     )
+
+
+def _short(key: SessionKey) -> str:
+    """A session may move to another chat while its deadline is on its way."""
+    return blake2s(f"{key}".encode(), digest_size=4).hexdigest()
 
 
 def session_of(update: Update) -> SessionKey:

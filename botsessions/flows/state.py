@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timedelta
 from enum import StrEnum
+from hashlib import blake2s
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import msgspec
 
@@ -14,6 +15,8 @@ from botsessions.conf import settings
 from botsessions.exceptions import InvalidSessionData
 from botsessions.mailboxes.base import Row
 from botsessions.updates import Message, Update
+
+log = logging.getLogger("botsessions.flows")
 
 
 class End(StrEnum):
@@ -64,8 +67,9 @@ class FlowState(msgspec.Struct, omit_defaults=True):
     #: What the last checkpoint was given, as JSON text, and how many there were.
     checkpoint: str = "null"
     checkpoints: int = 0
-    #: How long the journal was when the deadline was set: it is that of the wait which came then.
-    waits_at: int = -1
+    #: The step in which a conversation waits, kind and name, and the journal's length before it.
+    pending: list[str] = []
+    pending_at: int = -1
     version: int = 0
     #: The waiter that a conversation began and waits for.
     inner: FlowState | None = None
@@ -102,16 +106,30 @@ class Later(NamedTuple):
     outcome: End | None = None
 
 
+def as_json(value: Any) -> str:
+    """Return a value as JSON text. Raises `TypeError` where it is none."""
+    return msgspec.json.encode(value).decode()
+
+
 def begun(
-    name: str, update: Update, timeout: timedelta | float | None, version: int = 0
+    name: str,
+    update: Update,
+    timeout: timedelta | float | None,
+    version: int = 0,
+    *,
+    number: int = 0,
 ) -> FlowState:
-    """Return the state of a flow that begins now."""
+    """Return the state of a flow that begins now, the `number`-th that this update begins.
+
+    When the update is tried again it is the same flow: its id is.
+    """
     now = clock.now()
+    identity = blake2s(f"{update.bot} {update.id} {number}".encode(), digest_size=12).hexdigest()
     origin = msgspec.structs.replace(
         update, id="", message=None, text="", action=None, payload={}, type=""
     )
     deadline = None if timeout is None else now + span(timeout)
-    return FlowState(name, uuid4().hex, now, origin, deadline, version=version)
+    return FlowState(name, identity, now, origin, deadline, version=version)
 
 
 def span(after: timedelta | float) -> timedelta:
@@ -129,9 +147,17 @@ class Slot:
 
     def __init__(self, row: Row | None) -> None:
         self._stored = row.flow if row is not None else None
-        self.state: FlowState | None = None if self._stored is None else read(self._stored)
+        self.state: FlowState | None = None
         self.ended: Ended | None = None
         self.changed = False
+        if self._stored is not None:
+            try:
+                self.state = read(self._stored)
+            except msgspec.DecodeError as error:
+                log.error("A flow cannot be read, and is freed: %s", error)
+                state = msgspec.json.decode(self._stored)
+                self.ended = Ended("", End.LOST, clock.now(), f"{error}", state)
+                self.changed = True
 
     def put(self, state: FlowState | None) -> None:
         """Let this flow wait, instead of what waited before."""

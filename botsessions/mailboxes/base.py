@@ -48,6 +48,8 @@ class Arrival(msgspec.Struct, gc=False):
     room: bool = True
     #: The key that the project's own strategy gave it: its place, beside its chat and user.
     key: SessionKey | None = None
+    #: Is a flow of its place to be found, although it has neither a message nor a button?
+    is_placed: bool = False
     #: Is ADMIT to refuse it, rather than to store it, where it cannot be handled now?
     only_now: bool = False
 

@@ -224,7 +224,8 @@ class Wanted:
                 else:
                     self._others.append(session_row(len(self._keys), key))
                     self._keys.append(key)
-            tracks = arrival.update.message is not None or arrival.update.action is not None
+            said = arrival.update.message is not None or arrival.update.action is not None
+            tracks = said or arrival.is_placed
             self._places += [place for place in places if tracks or place.qualifiers]
 
     def ask(self, statements: Statements, now: datetime) -> None:

@@ -13,6 +13,8 @@ from django.core.management import call_command
 
 from botsessions import Bot, Router, Session, SessionController, Update
 from botsessions.engine import current_engine
+from botsessions.flows.deadlines import passed
+from botsessions.flows.state import read
 from botsessions.models import BotSession, BotUpdate
 from botsessions.operations import deadlines, sweep
 from botsessions.tasks import deadlines as deadlines_task
@@ -118,11 +120,9 @@ async def test_deadline_of_a_flow_that_went_on_is_nothing() -> None:
         await say("x")
         time.now += timedelta(seconds=10)
         engine = current_engine()
-        from botsessions.flows import deadlines as looks
-
-        found = looks.of(await engine.ask(looks.due))
+        [(key, encoded)] = await engine.ask(lambda mailbox: mailbox.due(["demo"], 10))
         await say("stop", "x")
-        await engine.submit(found[0])
+        await engine.submit(passed(key, read(encoded)))
         await engine.drain()
         assert await data() is None
         assert await flow() is not None
