@@ -180,3 +180,17 @@ class PlatformUnavailable(PlatformError):
     def __init__(self, description: str, *, sent: bool = True, **details: object) -> None:
         super().__init__(description, **details)  # type: ignore[arg-type]
         self.sent = sent
+
+
+def error_of(status: int, description: str) -> type[PlatformError]:
+    """Return the class of the error with which a platform answers by an HTTP status above 399."""
+    if status == 429:
+        return RateLimited
+    if status in (401, 403):
+        return Forbidden
+    if status == 404 or (status == 400 and "not found" in description.lower()):
+        return NotFound
+    if status == 409:
+        # Telegram: another getUpdates, or a webhook beside it. That can be over the next time.
+        return PlatformError
+    return InvalidRequest if status < 500 else PlatformUnavailable

@@ -16,12 +16,10 @@ import msgspec
 from yarl import URL
 
 from botsessions.exceptions import (
-    Forbidden,
     InvalidRequest,
-    NotFound,
     PlatformError,
     PlatformUnavailable,
-    RateLimited,
+    error_of,
 )
 
 _HEADERS: Final = {"Content-Type": "application/json"}
@@ -167,18 +165,7 @@ class BotApi:
         }
         text = answer.description
         text = self._scrub(text) if isinstance(text, str) and text else f"error {code}"
-        if code == 429:
-            return RateLimited(text, **details)
-        if code in (401, 403):
-            return Forbidden(text, **details)
-        if code == 404 or (code == 400 and "not found" in text.lower()):
-            return NotFound(text, **details)
-        if code == 409:
-            # Another getUpdates, or a webhook beside it: that can be over the next time.
-            return PlatformError(text, **details)
-        if 400 <= code < 500:
-            return InvalidRequest(text, **details)
-        return PlatformUnavailable(text, **details)
+        return error_of(code if code >= 400 else 500, text)(text, **details)
 
     def _scrub(self, text: str) -> str:
         for secret in (self._token, self._token.partition(":")[2]):

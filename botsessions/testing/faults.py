@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from botsessions.exceptions import (
-    Forbidden,
-    InvalidRequest,
-    NotFound,
-    PlatformError,
-    PlatformUnavailable,
-    RateLimited,
-)
+from botsessions.exceptions import PlatformError, PlatformUnavailable, error_of
 
 #: An HTTP status, no answer in time, or no connection.
 Status = int | Literal["timeout", "unreachable"]
@@ -30,25 +23,16 @@ def platform_error(
         return PlatformUnavailable(
             description or "no connection could be made", method=method, sent=False
         )
+    if not (isinstance(status, int) and 400 <= status < 600):
+        raise ValueError(
+            'A call fails with a status from 400 to 599, "timeout" or "unreachable", '
+            f"not {status!r}."
+        )
     text = description or f"error {status}"
     details: dict[str, Any] = {"method": method, "code": status, "retry_after": retry_after}
     if retry_after is not None:
         details["parameters"] = {"retry_after": retry_after}
-    if status == 429:
-        return RateLimited(text, **details)
-    if status in (401, 403):
-        return Forbidden(text, **details)
-    if status == 404 or (status == 400 and "not found" in text.lower()):
-        return NotFound(text, **details)
-    if status == 409:
-        return PlatformError(text, **details)
-    if 400 <= status < 500:
-        return InvalidRequest(text, **details)
-    if 500 <= status < 600:
-        return PlatformUnavailable(text, **details)
-    raise ValueError(
-        f'A call fails with a status from 400 to 599, "timeout" or "unreachable", not {status!r}.'
-    )
+    return error_of(status, text)(text, **details)
 
 
 class Fault:
