@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Opening
@@ -126,3 +127,32 @@ def test_no_statement_reads_a_table_from_end_to_end(
         for sql in list(statements.seen):
             plan = statements.explain(sql)
             assert SMALL.issuperset(read_whole(plan)), (sql, plan)
+
+
+@pytest.mark.django_db
+def test_look_for_deadlines_reads_what_is_due_and_no_more() -> None:
+    """Of 50,000 sessions, 5,000 of which wait for a later moment, three are due."""
+    if connection.vendor != "postgresql":
+        pytest.skip("only PostgreSQL has these plans")
+    execute(
+        FILL[2],
+        """
+        UPDATE botsessions_botsession SET flow = '{"name": "x"}',
+            due_at = now() + make_interval(secs => id % 5000 + 60)
+        WHERE id % 10 = 0
+        """,
+        """
+        UPDATE botsessions_botsession SET flow = '{"name": "x"}', due_at = now() - interval '1 s'
+        WHERE chat IN ('c1', 'c2', 'c3')
+        """,
+        "ANALYZE botsessions_botsession",
+    )
+    with CaptureQueriesContext(connection) as captured:
+        found = DatabaseMailbox().due(["demo", "other"], 500)
+    assert sorted(key.chat for key, _ in found) == ["c1", "c2", "c3"]
+    look = next(each["sql"] for each in captured if "due_at" in each["sql"])
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {look}")
+        [(plan,)] = cursor.fetchall()
+    assert "botsessions_due" in json.dumps(plan)
+    assert read_whole(plan[0]["Plan"]) == []
