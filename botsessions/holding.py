@@ -239,11 +239,6 @@ class Holding(Generic[T]):
         if keep or msgspec.json.decode(encoded) == msgspec.json.decode(self._before or b"null"):
             self._data = then
 
-    def forsake(self) -> None:
-        """Let nothing of it be left, unless something is written from now on."""
-        self.discard()
-        self._deleted = True
-
     def changes(self) -> Save | None:
         """Return what is to be saved, None when nothing changed. Raises `InvalidSessionData`."""
         save = self._data_changes()

@@ -396,20 +396,25 @@ class Router:
         return None
 
     def candidates(self, update: Update) -> list[Route]:
-        """Return the routes that may match, in order, up to the first that is sure to."""
+        """Return the routes that may match, in order, up to the first that is sure to.
+
+        Behind it come those that are asked before flows, should one wait.
+        """
         routes = self._routes.get(update.type)
         if routes is None:
             routes = [each for each in self._flat() if not each.types or update.type in each.types]
             self._routes[update.type] = routes
-        found = []
+        found: list[Route] = []
+        is_sure = False
         for route in routes:
+            if is_sure and not route.during_flows:
+                continue
             for wants in route.pure:
                 if not wants(update):
                     break
             else:
                 found.append(route)
-                if not route.filters:
-                    break
+                is_sure = is_sure or not route.filters
         return found
 
     async def dispatch(self, context: Context, candidates: Sequence[Route]) -> bool:

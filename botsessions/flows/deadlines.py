@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from botsessions.conf import settings
 from botsessions.flows.state import FlowState, read
 from botsessions.keys import SessionKey
-from botsessions.updates import DEADLINE, Update
+from botsessions.updates import DEADLINE, Update, place
 
 if TYPE_CHECKING:
     from botsessions.mailboxes.base import Mailbox
@@ -74,9 +74,11 @@ def _note(submitted: asyncio.Future[None]) -> None:
 def passed(key: SessionKey, state: FlowState) -> Update:
     """Return the update that tells a flow of its deadline, the same whoever makes it."""
     assert state.deadline is not None  # noqa: S101 - its callers look
-    moment = state.deadline.isoformat()
+    moment, origin = state.deadline.isoformat(), state.origin
+    if key.chat and key.chat != origin.conversation:  # its group has become a supergroup
+        origin = msgspec.structs.replace(origin, **place(key.chat))
     return msgspec.structs.replace(
-        state.origin,
+        origin,
         id=f"deadline-{state.id}-{moment}-{_short(key)}",
         type=DEADLINE,
         payload={"session": msgspec.to_builtins(key), "flow": state.id, "deadline": moment},

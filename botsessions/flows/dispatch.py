@@ -99,7 +99,6 @@ async def _expire(context: Context) -> None:
     if row is None or not row.is_expired or route is None:
         return
     await load(context, route.fragments)
-    session.forsake()
     async with within(context, session, Running(session.key)):
         await route.run(context, data=context.update.payload.get("data"))
 

@@ -127,9 +127,6 @@ def move(using: str, bot: str, chat: str, to: str, store: Store | None) -> list[
             if other is not None:
                 _merge(using, session, other)
             session.chat = to
-            if session.flow is not None:
-                # What it says when its time is over goes where the chat is now.
-                session.flow["origin"]["chat"] = {"id": to, "type": "supergroup"}
             # Whoever holds it under its old key is to look again.
             session.version += 1
             session.save(using=using)

@@ -407,6 +407,20 @@ async def test_cancel_tells_its_hook() -> None:
         assert await last() == ("chain", "cancelled")
 
 
+async def test_handler_during_flows_may_stand_behind_one_that_takes_everything() -> None:
+    """Without a flow the first that matches has the update, as always."""
+    router = bot()
+
+    @router.command("time", during_flows=True)
+    async def tell_time(session: Session) -> None:
+        await session.send("noon")
+
+    with running(router):
+        assert await say("/time", "/begin", "/time", "a") == [
+            "handler /time", "go on", "noon", "heard a"
+        ]  # fmt: skip
+
+
 async def test_another_flow_takes_over() -> None:
     """The hook of the one that waited is called, after the handler."""
     router = Router()
