@@ -16,6 +16,7 @@ from django.db.models import Value as Constant
 from django.db.models.functions import Now
 
 from botsessions import clock
+from botsessions.conf import settings
 from botsessions.exceptions import Unavailable
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Opening, Tracked
@@ -33,8 +34,6 @@ T = TypeVar("T")
 
 #: How many messages a query names.
 CHUNK = 500
-#: How long a flow that is due is left to who found it.
-CLAIM = timedelta(seconds=10)
 
 
 def key_of(session: BotSession) -> SessionKey:
@@ -103,12 +102,14 @@ def due(using: str, bots: Sequence[str], limit: int) -> list[tuple[SessionKey, b
     now = clock.now()
     live = _sessions(using).filter(Q(expires_at=None) | Q(expires_at__gte=now))
     waiting = live.filter(due_at__lte=now, bot__in=bots).order_by("due_at", "id")
+    # Who found one may be killed: then it is found again when crashed processes are looked for.
+    later = now + timedelta(seconds=settings.RECOVER_EVERY)
     skips = connections[using].features.has_select_for_update_skip_locked
     with transaction.atomic(using=using):
         rows = waiting.select_for_update(skip_locked=skips).defer("data", "quarantined")
         found = list(rows[:limit])
         if found:
-            _sessions(using).filter(pk__in=[each.pk for each in found]).update(due_at=now + CLAIM)
+            _sessions(using).filter(pk__in=[each.pk for each in found]).update(due_at=later)
     return [(key_of(each), msgspec.json.encode(each.flow)) for each in found if each.flow]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +18,6 @@ from botsessions.engine import Engine
 from botsessions.flows.state import FlowState
 from botsessions.mailboxes.base import Commit
 from botsessions.mailboxes.database import DatabaseMailbox
-from botsessions.mailboxes.slices import CLAIM
 from botsessions.turns import TurnAnswer
 
 Result = TypeVar("Result")
@@ -128,7 +128,8 @@ class Process(Engine):
         leases.filter(token__startswith=f"{self.name}-").delete()
         now = clock.now()
         sessions = BotSession.objects.using(settings.DATABASE)
-        for row in sessions.filter(due_at__gt=now, due_at__lte=now + CLAIM).only("flow"):
+        later = now + timedelta(seconds=settings.RECOVER_EVERY)
+        for row in sessions.filter(due_at__gt=now, due_at__lte=later).only("flow"):
             deadline = msgspec.convert(row.flow, FlowState).deadline
             if deadline is not None and deadline <= now:
                 sessions.filter(pk=row.pk).update(due_at=deadline)
