@@ -267,7 +267,7 @@ class Bot:
                 f"Bot '{self.alias}': STORE {alias!r} is not in BOTSESSIONS['STORES'] "
                 f"({', '.join(sorted(stores))})."
             )
-        return make_store(alias, stores[alias])
+        return bots.store(alias)
 
 
 class Bots(Mapping[str, Bot]):
@@ -275,6 +275,7 @@ class Bots(Mapping[str, Bot]):
 
     def __init__(self) -> None:
         self._made: dict[str, Bot] = {}
+        self._stores: dict[str, Store] = {}
 
     def __getitem__(self, alias: str) -> Bot:
         bot = self._made.get(alias)
@@ -288,6 +289,13 @@ class Bots(Mapping[str, Bot]):
     def __len__(self) -> int:
         return len(settings.BOTS)
 
+    def store(self, alias: str) -> Store:
+        """Return the store of that alias, which all bots share; made when first asked for."""
+        store = self._stores.get(alias)
+        if store is None:
+            store = self._stores[alias] = make_store(alias, settings.STORES[alias])
+        return store
+
     async def close(self) -> None:
         """Close the platforms of the bots that were made."""
         for bot in self._made.values():
@@ -297,6 +305,7 @@ class Bots(Mapping[str, Bot]):
         """Make the bots anew when they are next asked for: their settings have changed."""
         if changed.get("setting") in (None, "BOTSESSIONS"):
             self._made.clear()
+            self._stores.clear()
 
 
 bots = Bots()

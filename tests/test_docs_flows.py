@@ -108,6 +108,16 @@ def test_in_the_middle(client: BotClient) -> None:
     assert client.say("ann@example.org") == ["Thank you."]
 
 
+def test_called_by_its_name_alone(client: BotClient) -> None:
+    """S61."""
+    assert client.say("@shop_bot", chat="office") == ["Yes?"]
+    assert client.say("open?", user="ben", chat="office") == []
+    assert client.say("open?", chat="office") == ["You asked: open?"]
+    assert client.say("open?", chat="office") == []
+    client.say("@shop_bot", chat="office")
+    assert client.advance(minutes=1) == ["Call me again."]
+
+
 def test_from_outside(guide: Guide, client: BotClient) -> None:
     async_to_sync(guide["ask_for_address"])("ann")
     assert client.say("ann@example.org") == ["Thank you."]

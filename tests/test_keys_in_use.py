@@ -1311,6 +1311,29 @@ class Shared(Held):
         self.kept |= {key: data for key, data, _ in values}
 
 
+class Counted(Held):
+    """A store of the project's own, which counts how often it is made."""
+
+    made: list[str] = []
+
+    def __init__(self, alias: str, options: Any = ()) -> None:
+        super().__init__(alias, options)
+        self.made.append(alias)
+
+
+async def test_a_store_is_made_once_before_its_first_use() -> None:
+    """S35: there is none to be used before, and two bots share it."""
+    Counted.made.clear()
+    with running(collecting(), STORES={"mine": {"BACKEND": Counted}}, store="mine"):
+        for bot in ("demo", "other"):
+            await handle(message("one", bot=bot))
+        assert Counted.made == ["mine"]
+        assert bots["demo"].store is bots["other"].store
+    with running(collecting(), STORES={"mine": {"BACKEND": Counted}}, store="mine"):
+        await handle(message("two"))
+        assert Counted.made == ["mine", "mine"]
+
+
 @pytest.mark.parametrize("kind", ["path", "class", "instance"])
 async def test_a_store_of_ones_own_keeps_the_sessions(kind: str) -> None:
     """S42, S83: by dotted path, as a class, or made already."""

@@ -928,7 +928,7 @@ async def test_clear_deletes_through_another_bot() -> None:
 
 
 async def test_forget_leaves_the_messages_on_the_platform() -> None:
-    """S79."""
+    """S79, S81."""
     with running(quiet, platform=Noting):
         async with sessions().get("ann", "ann") as session:
             for text in ("one", "two", "three"):
