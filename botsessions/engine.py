@@ -249,7 +249,7 @@ class Engine:
         """
         return contextvars.Context() if self.is_lasting else None
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return self._loop.create_task(work, context=self._context())
 
     def _call_later(

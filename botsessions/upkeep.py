@@ -18,9 +18,9 @@ Look = Callable[[], Awaitable[int]]
 class Upkeep:
     """The looks of one engine; whatever goes wrong in one, the next comes."""
 
-    def __init__(self, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+    def __init__(self, spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]) -> None:
         self._spawn = spawn
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[Any]] = []
 
     def every(self, seconds: float, look: Look) -> None:
         """Look at once, and again so many seconds after each look, until `cancel`."""
@@ -36,14 +36,19 @@ class Upkeep:
             task.cancel()
 
     async def _repeat(self, seconds: float, look: Look) -> None:
+        is_away = False
         while True:
-            await self._look(look)
+            is_away = await self._look(look, is_known=is_away)
             await asyncio.sleep(seconds)
 
-    async def _look(self, look: Look) -> None:
+    async def _look(self, look: Look, *, is_known: bool = False) -> bool:
+        """Look; return whether the database is away, which is logged unless it `is_known`."""
         try:
             await look()
         except Unavailable as error:
-            log.warning("What is due was not looked for: %s", error)
+            level = logging.DEBUG if is_known else logging.WARNING
+            log.log(level, "What is due is not looked for: %s", error)
+            return True
         except Exception:
             log.exception("A look for what is due failed; the next one comes all the same.")
+        return False

@@ -13,11 +13,13 @@ from django.core.management import call_command
 
 from botsessions import Bot, Router, Session, SessionController, Update
 from botsessions.engine import current_engine
+from botsessions.exceptions import Unavailable
 from botsessions.flows.deadlines import passed
 from botsessions.flows.state import read
 from botsessions.models import BotSession, BotUpdate
 from botsessions.operations import deadlines, sweep
 from botsessions.tasks import deadlines as deadlines_task
+from botsessions.upkeep import Upkeep
 from tests.flows.kit import flow, say, stopped_clock
 from tests.kit import data, message, running, status, texts
 
@@ -127,6 +129,23 @@ async def test_deadline_of_a_flow_that_went_on_is_nothing() -> None:
         assert await data() is None
         assert await flow() is not None
         assert await time.passes(10) == 1
+
+
+async def test_database_that_is_away_is_logged_once(caplog: Any) -> None:
+    """Looks come four times a second."""
+    away = [True] * 5 + [False] + [True] * 5
+
+    async def look() -> int:
+        if away and away.pop():
+            raise Unavailable("The database is away.")
+        return 0
+
+    upkeep = Upkeep(lambda work: asyncio.get_running_loop().create_task(work))
+    upkeep.every(0.001, look)
+    while away:
+        await asyncio.sleep(0.005)
+    upkeep.cancel()
+    assert caplog.text.count("not looked for") == 2
 
 
 # Sessions that expire
