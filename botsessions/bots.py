@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import Any, cast
@@ -112,14 +112,21 @@ class Bot:
             return candidates, []
         keys: list[SessionKey] = []
         for route in candidates:
-            for scope, qualifier in route.fragments:
-                within = self.key_in(scope, update, base)
-                if within is None:
-                    continue
-                key = within.qualified(qualifier or within.qualifier)
+            for key in self.keys_in(route.fragments, update, base):
                 if key not in keys:
                     keys.append(key)
         return candidates, keys
+
+    def keys_in(
+        self, fragments: Iterable[tuple[Scope, str]], update: Update, base: SessionKey | None
+    ) -> list[SessionKey]:
+        """Return the sessions of an update of that key, by their scopes and qualifiers."""
+        keys = []
+        for scope, qualifier in fragments:
+            within = self.key_in(scope, update, base)
+            if within is not None:
+                keys.append(within.qualified(qualifier or within.qualifier))
+        return keys
 
     def key_in(self, scope: Scope, update: Update, base: SessionKey | None) -> SessionKey | None:
         """Return the key of an update in a scope; `base` is that of the bot's own strategy."""

@@ -59,6 +59,11 @@ class Plan:
         self._providers = tuple(provider for _, provider in self.parameters if provider)
         self._given = any(provider is None for _, provider in self.parameters)
 
+    @property
+    def fragments(self) -> list[tuple[Scope, str]]:
+        """The scopes and qualifiers of the sessions that it declares."""
+        return [(spec.scope, spec.qualifier) for spec in self.sessions]
+
     def call(self, context: Context, **given: Any) -> Awaitable[Any]:
         """Call the function with what it declares, and with `given` by name."""
         if self.prepares or self._given or not self.is_async:

@@ -62,8 +62,7 @@ class Route:
         and its error handlers declare.
         """
         plans = [*self.filters, *self.middleware, self.handler, *(plan for _, plan in self.errors)]
-        specs = [spec for plan in plans for spec in plan.sessions]
-        return tuple(dict.fromkeys((spec.scope, spec.qualifier) for spec in specs))
+        return tuple(dict.fromkeys(each for plan in plans for each in plan.fragments))
 
     async def matches(self, context: Context) -> bool:
         """Ask the filters that need more than the update."""
@@ -128,7 +127,7 @@ class BoundFlow:
         """The scopes and qualifiers of the sessions that its function and its hooks declare."""
         found = [each for route in self.routes.values() for each in route.fragments]
         if self.flow.where is not None:
-            found += [(spec.scope, spec.qualifier) for spec in self.flow.where.sessions]
+            found += self.flow.where.fragments
         return list(dict.fromkeys(found))
 
     def _route(self, plan: Plan) -> Route:

@@ -14,10 +14,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from botsessions.clearing import Cleared, clear_messages, forget, in_batches
 from botsessions.context import Action
-from botsessions.flows.state import End, FlowState, Later
-from botsessions.holding import UNREAD, UNSET, Holding, T
+from botsessions.flows.state import DEFAULT, End, FlowState, Later
+from botsessions.holding import UNREAD, Holding, T
 from botsessions.mailboxes.base import Tracked
-from botsessions.updates import Direction, Message, Update, User
+from botsessions.updates import Direction, Message, Update, User, place
 
 if TYPE_CHECKING:
     from botsessions.bots import Bot
@@ -67,17 +67,16 @@ class Session(Holding[T]):
         """The waiter or conversation that waits in it, None without one."""
         return self.slot.state
 
-    def begin(self, flow: Flow, *, timeout: timedelta | float | None = UNSET) -> Action[None]:
+    def begin(self, flow: Flow, *, timeout: timedelta | float | None = DEFAULT) -> Action[None]:
         """Let a waiter or conversation receive what this session's sender says next.
 
         A flow that waits here already is cancelled. A conversation begins to talk when the handler
         returns. `timeout`, in seconds or as a timedelta, takes the place of a waiter's own.
         """
-        timeouts = () if timeout is UNSET else (timeout,)
 
         async def begun() -> None:
             await self.load()
-            flow.begin(self, *timeouts)
+            flow.begin(self, timeout)
 
         return Action(self._context, begun, is_journaled=False, name=f"begin {flow.name}")
 
@@ -275,11 +274,9 @@ class Session(Holding[T]):
         update = self._context.update
         if update.chat is not None and self.key.chat in ("", update.conversation):
             return update.chat.id, update.business
-        kind, _, rest = self.key.chat.partition("/")
-        if kind == "business":
-            business, _, chat = rest.rpartition("/")
-            return chat, business
-        return (rest if kind == "guest" else self.key.chat) or self.key.user, ""
+        where = place(self.key.chat)
+        chat = where.get("chat")
+        return self.key.user if chat is None else chat.id, where.get("business", "")
 
 
 def _messages_of(result: Any) -> tuple[Tracked, ...]:

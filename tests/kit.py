@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.test import override_settings
@@ -16,6 +17,19 @@ from botsessions.platforms.local import LocalPlatform
 
 LOCAL = "botsessions.platforms.local.LocalPlatform"
 _ids = itertools.count(1)
+
+
+class Moment:
+    """The time of day, which stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2030, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
 
 
 def configured(router: Router, **changes: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
@@ -37,7 +37,7 @@ from botsessions.exceptions import (
 from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.models import BotSession, BotUpdate, MailboxLease, TrackedMessage
 from botsessions.sessions import SessionHandle, SessionManager
-from tests.kit import data, handle, keyless, message, running, status, texts
+from tests.kit import Moment, data, handle, keyless, message, running, status, texts
 
 pytestmark = pytest.mark.django_db
 
@@ -60,19 +60,6 @@ async def count(session: Session) -> None:
 class Counter:
     n: int = 0
     words: list[str] = field(default_factory=list)
-
-
-class Moment:
-    """The time of day, which stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2030, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
 
 
 @pytest.fixture

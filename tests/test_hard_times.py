@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from threading import Thread
 from typing import Annotated, Any
@@ -37,7 +37,7 @@ from botsessions.models import BotSession, BotUpdate, MailboxLease, TrackedMessa
 from botsessions.sessions import SessionManager
 from botsessions.stores.envelope import opened
 from botsessions.updates import ACCESS
-from tests.kit import LOCAL, data, handle, keyless, message, running, status, texts
+from tests.kit import LOCAL, Moment, data, handle, keyless, message, running, status, texts
 from tests.test_contents import Held
 
 pytestmark = pytest.mark.django_db
@@ -45,19 +45,6 @@ pytestmark = pytest.mark.django_db
 #: Seconds in which what nothing keeps is done; far less than a LEASE.
 SOON = 5
 ANN = SessionKey("demo", "ann", "ann")
-
-
-class Moment:
-    """The time of day, which stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2030, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
 
 
 @pytest.fixture

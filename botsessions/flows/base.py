@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from botsessions.exceptions import Diverged, LeaseLost, SessionConflict, Unavailable
 from botsessions.flows.control import SessionController
-from botsessions.flows.state import End, FlowState, Later, begun
+from botsessions.flows.state import DEFAULT, End, FlowState, Later, begun
 from botsessions.injection import BY_NAME, Plan, provided
 from botsessions.keys import SessionKey
 
@@ -26,14 +26,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 MISMATCHED = "mismatched"
 #: What each hook is given, beside what every handler may declare.
 GIVEN = {End.FAILED.value: frozenset({"error"})}
-
-
-#: A timeout that was not given: the flow's own.
-DEFAULT: Any = object()
 #: What is no fault of a flow's function: the update is tried again.
 PASSING = (Unavailable, LeaseLost, SessionConflict, Diverged)
-
-
 #: How many actions one run of a flow may take.
 ORDINALS = 1000
 

@@ -22,9 +22,9 @@ from django.core.exceptions import ImproperlyConfigured
 from botsessions import clock
 from botsessions.context import Action
 from botsessions.exceptions import Diverged, FlowFailed
-from botsessions.flows.base import DEFAULT, PASSING, Flow, Step, Waiter
+from botsessions.flows.base import PASSING, Flow, Step, Waiter
 from botsessions.flows.journal import BEGIN, NOW, WAIT, Again, Happened, Journal, Paused
-from botsessions.flows.state import End, FlowState, Later, as_json, begun, span
+from botsessions.flows.state import DEFAULT, End, FlowState, Later, as_json, begun, span
 from botsessions.injection import BY_NAME, is_asynchronous, provided
 from botsessions.updates import Update
 

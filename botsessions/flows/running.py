@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from botsessions import clock
 from botsessions.flows.base import PASSING, Running
 from botsessions.flows.control import SessionController
 from botsessions.flows.state import End, Ended, FlowState, read
@@ -89,12 +88,7 @@ async def tell(
 
 async def load(context: Context, fragments: Sequence[tuple[Any, str]]) -> None:
     """Read the sessions that a flow declares, where no handler did."""
-    keys = []
-    for scope, qualifier in fragments:
-        base = context.bot.key_in(scope, context.update, context.key)
-        if base is not None:
-            keys.append(base.qualified(qualifier or base.qualifier))
-    await context.load(*keys)
+    await context.load(*context.bot.keys_in(fragments, context.update, context.key))
 
 
 def last_saves(
@@ -110,8 +104,7 @@ def last_saves(
     row, root = context.rows.get(session.key), running.root
     if row is None or row.flow is None or root is None or read(row.flow).id != root.id:
         return []
-    state = msgspec.to_builtins(root) if keep else None
-    ended = Ended(root.name, outcome, clock.now(), repr(error)[:500], state)
+    ended = Ended.of(root, outcome, repr(error), keep=keep)
     return [
         Save(
             session.key,

@@ -18,6 +18,11 @@ from botsessions.updates import Message, Update
 
 log = logging.getLogger("botsessions.flows")
 
+#: A timeout that was not given: the flow's own.
+DEFAULT: Any = object()
+#: What is kept of an error's description, in characters.
+LONGEST_ERROR = 500
+
 
 class End(StrEnum):
     """How a flow ended; the hook of that name is called."""
@@ -96,6 +101,12 @@ class Ended(msgspec.Struct, omit_defaults=True):
     #: The state of one whose code is gone or has changed.
     state: Any = None
 
+    @classmethod
+    def of(cls, flow: FlowState, outcome: End, error: object, *, keep: bool) -> Ended:
+        """Return how a flow has ended just now; where asked with all that was stored of it."""
+        left = msgspec.to_builtins(flow) if keep else None
+        return cls(flow.name, outcome, clock.now(), f"{error}"[:LONGEST_ERROR], left)
+
 
 class Later(NamedTuple):
     """What is to be done when the running handler has returned."""
@@ -166,12 +177,9 @@ class Slot:
 
     def end(self, outcome: End, error: object = "", *, keep: bool = False) -> None:
         """End the flow that waits; where asked keep its state, for the operator."""
-        state = self.state
-        if state is None:
-            return
-        left = msgspec.to_builtins(state) if keep else None
-        self.ended = Ended(state.name, outcome, clock.now(), f"{error}"[:500], left)
-        self.put(None)
+        if self.state is not None:
+            self.ended = Ended.of(self.state, outcome, error, keep=keep)
+            self.put(None)
 
     def saved(self) -> tuple[bytes | None, datetime | None, bytes | None]:
         """Return what is saved: the flow, its deadline, and how the one before it ended."""

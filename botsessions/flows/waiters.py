@@ -61,7 +61,7 @@ async def call(
     running.control = control = SessionController(state)
     name = ""
     if flow.where is not None:
-        await load(context, [(spec.scope, spec.qualifier) for spec in flow.where.sessions])
+        await load(context, flow.where.fragments)
         async with within(context, session, running):
             wants = await flow.where.call(context)
         if not wants:

@@ -18,10 +18,11 @@ from botsessions.keys import STRATEGIES
 from botsessions.mailboxes.base import Commit
 from botsessions.operations import sweep
 from botsessions.testing.clock import virtual
-from botsessions.testing.crashes import POINTS, Crash, Process, in_process
+from botsessions.testing.crashes import Crash, Process, in_process
 from botsessions.testing.messages import ChatMessage
 from botsessions.testing.people import ANN, People, who
 from botsessions.testing.platform import ScriptedPlatform
+from botsessions.testing.points import POINTS
 from botsessions.testing.state import SessionState, next_due, noticed, stored_ids
 from botsessions.testing.takeover import Takeover
 from botsessions.updates import Chat, Update, UpdateType, User

@@ -22,8 +22,6 @@ from botsessions.turns import TurnAnswer
 
 Result = TypeVar("Result")
 
-#: The points at which a process can die, in the order in which an update reaches them.
-POINTS = ("admitted", "stored", "handling", "sent", "before_commit", "committed")
 #: Seconds that handlers may take to notice that their process is dead.
 BURIAL = 5.0
 

@@ -22,12 +22,13 @@ from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.models import BotSession, BotUpdate
 from botsessions.testing.harness.bot import PREFIX, Heard, numbers
 from botsessions.testing.harness.command import parse
-from botsessions.testing.harness.history import POINTS, Options, blows, chats
+from botsessions.testing.harness.history import Options, blows, chats
 from botsessions.testing.harness.mailbox import own_mailbox
 from botsessions.testing.harness.rows import Parked, Unfinished
 from botsessions.testing.harness.tally import Tally
 from botsessions.testing.harness.verdict import Judgement, Verdict, judge, some
 from botsessions.testing.harness.wire import Sign
+from botsessions.testing.points import POINTS
 from tests.processes.database import Database, PostgreSQL, SQLite
 from tests.processes.server import ENVIRONMENT, ROOT
 from tests.services import postgresql_url

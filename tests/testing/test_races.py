@@ -11,7 +11,8 @@ from botsessions import Router, Session, SessionKey, Update
 from botsessions.engine import Engine
 from botsessions.models import BotSession, BotUpdate, MailboxLease
 from botsessions.testing import BotClient
-from botsessions.testing.crashes import POINTS, Crash, Process, ProcessKilled
+from botsessions.testing.crashes import Crash, Process, ProcessKilled
+from botsessions.testing.points import POINTS
 from tests.testing.bots import configured, settings
 
 pytestmark = pytest.mark.django_db

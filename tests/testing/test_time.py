@@ -10,7 +10,8 @@ from django.db.models import F
 from botsessions import clock
 from botsessions.models import BotSession, BotUpdate
 from botsessions.testing import BotClient
-from botsessions.testing.crashes import POINTS, Process
+from botsessions.testing.crashes import Process
+from botsessions.testing.points import POINTS
 from tests.testing.bots import attempts, configured
 
 pytestmark = pytest.mark.django_db

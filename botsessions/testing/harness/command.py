@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from botsessions.testing.harness import preflight
-from botsessions.testing.harness.history import MOST_OF_A_CHAT, POINTS, Options
+from botsessions.testing.harness.history import MOST_OF_A_CHAT, Options
+from botsessions.testing.points import POINTS
 
 DESCRIPTION = """\
 Find out whether the promises hold with this project's settings, on this machine: updates are

@@ -10,10 +10,9 @@ import random
 from dataclasses import dataclass
 
 from botsessions.testing.harness.wire import Sign
+from botsessions.testing.points import POINTS
 from botsessions.updates import Chat, Message, Update, UpdateType, User
 
-#: The named points of the engine, in the order in which an update reaches them.
-POINTS = ("admitted", "stored", "handling", "sent", "before_commit", "committed")
 #: The commands of the harness's bot, by how often they are given.
 COMMANDS = {"hear": 9, "say": 4, "slow": 2, "block": 2}
 #: The sizes of bursts, by how often there are such.

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from botsessions.testing.harness.history import POINTS, Options
+from botsessions.testing.harness.history import Options
 from botsessions.testing.harness.rows import Parked, Unfinished
 from botsessions.testing.harness.tally import Tally
 from botsessions.testing.harness.wire import Sign
+from botsessions.testing.points import POINTS
 
 #: How many numbers of a chat, and how many parked updates, the report names.
 NAMED = 10
