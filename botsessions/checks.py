@@ -52,11 +52,18 @@ NUMBERS: Final[Mapping[str, tuple[float, bool, str]]] = {
     "RENEW_EVERY": (0.1, False, "seconds"),
     "RECOVER_EVERY": (0.1, False, "seconds"),
     "SHUTDOWN_TIMEOUT": (0, False, "seconds"),
+    "SWEEP_EVERY": (0.1, False, "seconds"),
+    "DEADLINES_EVERY": (0.1, False, "seconds"),
+    "DELETE_EVERY": (0.1, False, "seconds"),
+    "ERASE_EVERY": (0.1, False, "seconds"),
+    "PRUNE_EVERY": (0.1, False, "seconds"),
+    "DELETE_ATTEMPTS": (1, True, ""),
+    "RATE_WAIT": (0, False, "seconds"),
     "MAX_BODY_BYTES": (1, True, "bytes"),
     "MAX_DATA_BYTES": (2, True, "bytes"),
 }
 #: The largest values, where a column or a promise has an end.
-MOST: Final[Mapping[str, float]] = {"ATTEMPTS": 32767}
+MOST: Final[Mapping[str, float]] = {"ATTEMPTS": 32767, "DELETE_ATTEMPTS": 32767}
 
 
 @register(TAG)

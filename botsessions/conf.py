@@ -41,6 +41,20 @@ class Settings:
     #: Seconds that a stopping process gives its running handlers.
     SHUTDOWN_TIMEOUT: float = 10.0
 
+    #: Seconds between the calls of each operation by Celery beat, beside RECOVER_EVERY.
+    SWEEP_EVERY: float = 60.0
+    DEADLINES_EVERY: float = 5.0
+    DELETE_EVERY: float = 2.0
+    ERASE_EVERY: float = 10.0
+    PRUNE_EVERY: float = 3600.0
+    #: How often the platform is asked for the deletion of messages that fails for the moment.
+    DELETE_ATTEMPTS: int = 8
+    #: The cache alias whose Redis keeps the rates of sends; any other cache leaves them to the
+    #: database.
+    RATE_CACHE: str = "default"
+    #: Seconds that a send waits in its handler for its turn by the platform's rates.
+    RATE_WAIT: float = 60.0
+
     MAX_BODY_BYTES: int = 1024 * 1024
     MAX_DATA_BYTES: int = 64 * 1024
 

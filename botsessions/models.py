@@ -1,5 +1,5 @@
 """What is stored: sessions, their messages, the updates that made them, and who is working on which
-mailbox.
+mailbox; then what operations need: deletions, rates, heartbeats and erasures.
 
 Platform ids are strings, and an absent one is `""`, never NULL. Every queue that is searched has a
 partial index.
@@ -184,3 +184,186 @@ class MailboxLease(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class MessageDeletion(models.Model):
+    """A bulk deletion: which messages, in whose name, and how far it is.
+
+    What is to be deleted is taken out of its slices when it is begun; of a set of sessions
+    (`selection`) it is gathered afterwards, up to the message that was the last then. `cursor` is
+    the last session that was looked at, `busy` those that somebody worked on.
+    """
+
+    class Status(models.TextChoices):
+        GATHERING = "gathering", _("gathering")
+        RUNNING = "running", _("running")
+        DONE = "done", _("done")
+        CANCELLED = "cancelled", _("cancelled")
+
+    bot = models.CharField(_("bot"), max_length=64)
+    #: The bot that deletes.
+    through = models.CharField(_("through"), max_length=64)
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices)
+    selection = models.JSONField(_("selection"), null=True, blank=True)
+    cursor = models.BigIntegerField(_("cursor"), default=0)
+    last_message = models.BigIntegerField(_("last message"), default=0)
+    busy = models.JSONField(_("busy sessions"), default=list, blank=True)
+    due_at = models.DateTimeField(_("due at"), null=True, blank=True)
+    total = models.PositiveIntegerField(_("total"), default=0)
+    deleted = models.PositiveIntegerField(_("deleted"), default=0)
+    gone = models.PositiveIntegerField(_("gone"), default=0)
+    too_old = models.PositiveIntegerField(_("too old"), default=0)
+    forbidden = models.PositiveIntegerField(_("forbidden"), default=0)
+    failed = models.PositiveIntegerField(_("failed"), default=0)
+    requested_by = models.CharField(_("requested by"), max_length=150, blank=True, default="")
+    created_at = models.DateTimeField(_("created at"))
+    finished_at = models.DateTimeField(_("finished at"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("message deletion")
+        verbose_name_plural = _("message deletions")
+        indexes = (
+            models.Index(
+                fields=["due_at"],
+                condition=Q(due_at__isnull=False),
+                name="botsessions_deletion_due",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.bot}/{self.pk}"
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many messages came to each outcome so far, by the values of `Deletion`."""
+        return {name: getattr(self, name) for name in OUTCOMES}
+
+    @property
+    def done(self) -> int:
+        """How many messages have come to an outcome."""
+        return sum(self.outcomes.values())
+
+
+#: The outcomes that a deletion counts.
+OUTCOMES = ("deleted", "gone", "too_old", "forbidden", "failed")
+
+
+class DeletionChunk(models.Model):
+    """Messages of one chat that one call can delete, and what became of each.
+
+    `messages` holds pairs of a message's id and when it was sent (seconds of the epoch, or null),
+    `outcomes` a value of `Deletion` by id. `due_at` is when it is to be asked for, or is thought to
+    be abandoned by the process that asks (`token`); NULL when nothing is left to ask for.
+    """
+
+    deletion = models.ForeignKey(
+        MessageDeletion,
+        on_delete=models.CASCADE,
+        related_name="chunks",
+        verbose_name=_("deletion"),
+        db_index=False,  # the index below begins with it
+    )
+    chat = models.CharField(_("chat"), max_length=64)
+    business = models.CharField(_("business connection"), max_length=64, blank=True, default="")
+    messages = models.JSONField(_("messages"))
+    outcomes = models.JSONField(_("outcomes"), default=dict, blank=True)
+    attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
+    token = models.CharField(_("token"), max_length=64, blank=True, default="")
+    error = models.TextField(_("error"), blank=True, default="")
+    due_at = models.DateTimeField(_("due at"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("deletion chunk")
+        verbose_name_plural = _("deletion chunks")
+        indexes = (
+            models.Index(fields=["deletion", "chat"], name="botsessions_chunk_chat"),
+            models.Index(
+                fields=["due_at", "id"],
+                condition=Q(due_at__isnull=False),
+                name="botsessions_chunk_due",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.deletion_id}/{self.pk}"
+
+
+class RateWindow(models.Model):
+    """When a bot has last spoken, in a chat or in all: what its rate is held against.
+
+    `times` are the last sends (seconds of the epoch by the database's clock), as many as the rate
+    counts. Nothing is sent there before `paused_until`.
+    """
+
+    key = models.CharField(_("key"), max_length=255, primary_key=True)
+    times = models.JSONField(_("times"), default=list)
+    paused_until = models.FloatField(_("paused until"), default=0)
+    updated_at = models.DateTimeField(_("updated at"))
+
+    class Meta:
+        verbose_name = _("rate window")
+        verbose_name_plural = _("rate windows")
+        indexes = (models.Index(fields=["updated_at"], name="botsessions_rate_idle"),)
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Heartbeat(models.Model):
+    """When something that is to be done regularly was last done."""
+
+    name = models.CharField(_("name"), max_length=64, primary_key=True)
+    at = models.DateTimeField(_("at"))
+
+    class Meta:
+        verbose_name = _("heartbeat")
+        verbose_name_plural = _("heartbeats")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Erasure(models.Model):
+    """The receipt of what was erased of a person or a chat.
+
+    While it is not finished, `selection` says whom; then only `subject` is left, which tells
+    somebody who knows the id and the project's SECRET_KEY that it is theirs. `counts` are rows by
+    table.
+    """
+
+    class Kind(models.TextChoices):
+        USER = "user", _("user")
+        CHAT = "chat", _("chat")
+
+    bot = models.CharField(_("bot"), max_length=64)
+    kind = models.CharField(_("kind"), max_length=4, choices=Kind.choices)
+    subject = models.CharField(_("subject"), max_length=64)
+    selection = models.JSONField(_("selection"), null=True, blank=True)
+    deletion = models.ForeignKey(
+        MessageDeletion,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="erasures",
+        verbose_name=_("deletion"),
+    )
+    counts = models.JSONField(_("counts"), default=dict, blank=True)
+    due_at = models.DateTimeField(_("due at"), null=True, blank=True)
+    requested_by = models.CharField(_("requested by"), max_length=150, blank=True, default="")
+    created_at = models.DateTimeField(_("created at"))
+    finished_at = models.DateTimeField(_("finished at"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("erasure")
+        verbose_name_plural = _("erasures")
+        indexes = (
+            models.Index(fields=["subject"], name="botsessions_erasure_subject"),
+            models.Index(
+                fields=["due_at"],
+                condition=Q(due_at__isnull=False),
+                name="botsessions_erasure_due",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.bot}/{self.pk}"

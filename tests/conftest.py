@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.apps import apps
 from django.db import connections
 from pytest_django import DjangoDbBlocker
 
@@ -61,10 +62,8 @@ def transactional_db(django_db_setup: None, django_db_blocker: DjangoDbBlocker) 
     pytest-django knows tests that commit by the name of this fixture, and sets up their database.
     Its own flushes every table, which takes longer than most of the tests that ask for it.
     """
-    from botsessions.models import BotSession, BotUpdate, MailboxLease, TrackedMessage
-
     with django_db_blocker.unblock():
         yield
-        for model in (TrackedMessage, BotSession, BotUpdate, MailboxLease):
+        for model in apps.get_app_config("botsessions").get_models():
             model._default_manager.all().delete()
         connections.close_all()

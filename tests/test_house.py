@@ -20,11 +20,11 @@ LAYERS = [
     {
         "clearing", "context", "contents", "data", "marks", "session", "injection", "routing",
         "sessions", "access", "bots", "flows", "holding", "leases", "delivery", "turns", "upkeep",
-        "engine", "webhook",
+        "engine", "webhook", "versions", "pacing", "metrics", "logs",
     },
-    {"operations", "tasks"},
+    {"operations", "schedule", "tasks"},
     {
-        "apps", "checks", "views", "urls", "asgi", "admin", "management", "playground", "testing",
+        "apps", "health", "checks", "views", "urls", "asgi", "admin", "management", "playground", "testing",
     },
 ]  # fmt: skip
 

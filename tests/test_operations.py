@@ -29,6 +29,7 @@ from botsessions.mailboxes.contract.races import at_once
 from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.marks import Scope
 from botsessions.models import BotSession, BotUpdate, MailboxLease, TrackedMessage
+from botsessions.operations import expiry
 from botsessions.stores import Store
 from tests.kit import configured, message, running
 
@@ -205,7 +206,7 @@ def sweep(limit: int = 10_000) -> int:
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[], object]) -> None:
     """Let something happen just before this step of a sweep."""
-    owner: Any = operations if hasattr(operations, step) else DatabaseMailbox
+    owner: Any = expiry if hasattr(expiry, step) else DatabaseMailbox
     do = getattr(owner, step)
 
     def interrupted(*arguments: Any) -> Any:
@@ -272,8 +273,8 @@ def test_one_transaction_ends_a_bounded_number_of_sessions(
 
     with running(router):
         expire(*many(5), *(ANN.qualified(f"{number}") for number in range(6)))
-        monkeypatch.setattr(operations, "SWEPT", 3)
-        monkeypatch.setattr(operations, "end_expired", counting)
+        monkeypatch.setattr(expiry, "SWEPT", 3)
+        monkeypatch.setattr(expiry, "end_expired", counting)
         assert sweep() == 11
         assert left() == []
     assert [each for each in ended if each] == [3, 3, 3, 2]
@@ -284,7 +285,7 @@ def test_sweep_ends_up_to_its_limit_the_oldest_first(monkeypatch: pytest.MonkeyP
         keys = many(7)
         for number, key in enumerate(keys):
             expire(key, at=END - timedelta(seconds=number))
-        monkeypatch.setattr(operations, "SWEPT", 2)
+        monkeypatch.setattr(expiry, "SWEPT", 2)
         assert sweep(3) == 3
         assert left() == keys[:4]
         assert sweep() == 4
@@ -340,7 +341,7 @@ def test_sessions_behind_those_that_cannot_be_taken_are_swept(
         expire(*many(7))
         for number in (0, 1, 2, 4):
             lease(message(user=f"user{number}"), HOUR)
-        monkeypatch.setattr(operations, "SWEPT", 2)
+        monkeypatch.setattr(expiry, "SWEPT", 2)
         assert sweep() == 3
         assert [key.user for key in left()] == ["user0", "user1", "user2", "user4"]
 
@@ -487,7 +488,7 @@ def test_second_sweep_finds_held_what_the_first_is_ending(monkeypatch: pytest.Mo
 @pytest.mark.django_db(transaction=True)
 def test_sweeps_at_once_end_each_session_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """P18: in any number of processes, none fails and none is counted twice."""
-    monkeypatch.setattr(operations, "SWEPT", 7)
+    monkeypatch.setattr(expiry, "SWEPT", 7)
     with running(router), time_is(AFTER):
         for _ in range(3):
             expire(*many(60))

@@ -198,8 +198,6 @@ async def test_what_the_hook_writes_is_kept() -> None:
 
 
 async def test_session_that_was_written_meanwhile_has_not_expired() -> None:
-    from botsessions.operations import expiry_of
-
     with stopped_clock() as time, running(expiring(), expires=60):
         await say("tea")
         time.now += timedelta(seconds=61)

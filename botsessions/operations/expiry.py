@@ -1,33 +1,27 @@
-"""What keeps the tables in order, as plain functions: the command and the Celery task call the
-same.
-"""
+"""The sweep: sessions that have expired are ended."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from uuid import uuid4
 
 import msgspec
 from asgiref.sync import async_to_sync
-from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Q
 
 from botsessions import clock
-from botsessions.bots import Bot, bots
+from botsessions.bots import Bot
 from botsessions.conf import settings
 from botsessions.contents import drop
 from botsessions.engine import current_engine
 from botsessions.exceptions import Unavailable
-from botsessions.mailboxes.base import Admission, Arrival, Commit, Effect
 from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.mailboxes.slices import end_expired, key_of
 from botsessions.models import BotSession, BotUpdate
-from botsessions.turns import RECOVERED
+from botsessions.operations.known import known_bots
+from botsessions.operations.taking import mailbox_name, taken
 from botsessions.updates import EXPIRED, Update, User, place
 
 log = logging.getLogger("botsessions.operations")
@@ -35,51 +29,6 @@ log = logging.getLogger("botsessions.operations")
 PENDING = BotUpdate.Status.PENDING
 #: How many expired sessions are ended in one transaction.
 SWEPT = 100
-#: The most looks for abandoned updates in one call; what is left is for the next.
-LOOKS = 100
-
-
-def recover() -> int:
-    """Handle acknowledged updates that nobody works on, in this process, to their end.
-
-    Those are updates whose process was killed, or that wait for another attempt which is due.
-    Returns how many mailboxes were taken up; calling it at any time, in any number of processes, is
-    safe. It runs on an event loop of its own, and so does every handler that it calls.
-    """
-    taken: int = async_to_sync(_recover, force_new_loop=True)()
-    return taken
-
-
-async def _recover() -> int:
-    engine = current_engine()
-    for _ in range(LOOKS):
-        found = await engine.recover()
-        await engine.drain()
-        if found < RECOVERED:  # a look that found fewer has found them all
-            break
-    return engine.recovered
-
-
-def deadlines() -> int:
-    """Let flows know that their deadlines have passed, and return how many.
-
-    Safe at any time, in any number of processes: each deadline is told of once. A running web
-    process does the same by itself.
-    """
-    fired: int = async_to_sync(_deadlines, force_new_loop=True)()
-    return fired
-
-
-async def _deadlines() -> int:
-    engine = current_engine()
-    fired = 0
-    for _ in range(LOOKS):
-        found = await engine.fire_deadlines()
-        await engine.drain()
-        fired += found
-        if not found:
-            break
-    return fired
 
 
 def sweep(limit: int = 10_000) -> int:
@@ -91,7 +40,7 @@ def sweep(limit: int = 10_000) -> int:
     clear what has expired there. Safe at any time, in any number of processes.
     """
     mailbox = DatabaseMailbox()
-    known = {bot.alias: bot for bot in _sound_bots()}
+    known = known_bots()
     telling = {alias for alias, bot in known.items() if bot.router.occasion("expired")}
     ended = 0
     for batch in _expired(limit):
@@ -171,36 +120,11 @@ def _end(mailbox: DatabaseMailbox, rows: Sequence[BotSession], known: Mapping[st
         return 0
     found: dict[str, list[int]] = {}
     for row in rows:
-        key = key_of(row)
-        unit = known[row.bot].unit_of_key(key) if row.bot in known else key
-        found.setdefault(str(unit.qualified("")), []).append(row.pk)
-    arrivals = [
-        Arrival(Update("", f"sweep-{uuid4().hex}", "sweep"), name, only_now=True) for name in found
-    ]
-    token = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid4().hex[:12]}"
-    admitted = mailbox.admit(arrivals, token)
-    free = [
-        arrival.mailbox
-        for arrival, decision in zip(arrivals, admitted.decisions, strict=True)
-        if decision is Admission.HANDLE
-    ]
-    try:
-        ended = end_expired(mailbox.using, [pk for name in free for pk in found[name]])
-    finally:
-        # What waits in a mailbox comes first: whoever recovers it works on.
-        held = [*free, *(each.mailbox for each in admitted.waiting)]
-        mailbox.commit([Commit(name, token, Effect.NOTHING, go_on=False) for name in held])
-    if BotUpdate.objects.using(mailbox.using).filter(mailbox__in=free, status=PENDING).exists():
-        recover()  # what arrived meanwhile
+        found.setdefault(mailbox_name(key_of(row), known), []).append(row.pk)
+    with taken(found, mailbox) as hold:
+        ended = end_expired(
+            mailbox.using, [pk for name in found if name in hold for pk in found[name]]
+        )
     for alias, bot in known.items():
         drop(bot.store, [key for key in ended if key.bot == alias])
     return len(ended)
-
-
-def _sound_bots() -> Iterator[Bot]:
-    """The bots whose settings are right; what is wrong with the others is for the checks to say."""
-    for alias in bots:
-        try:
-            yield bots[alias]
-        except ImproperlyConfigured as error:
-            log.warning("Bot '%s' is left out: %s", alias, error)
