@@ -24,7 +24,8 @@ LAYERS = [
     },
     {"operations", "schedule", "tasks"},
     {
-        "apps", "health", "checks", "views", "urls", "asgi", "admin", "management", "playground", "testing",
+        "apps", "health", "checks", "views", "urls", "asgi", "admin", "management", "playground",
+        "testing",
     },
 ]  # fmt: skip
 

@@ -18,6 +18,7 @@ from botsessions.flows.deadlines import passed
 from botsessions.flows.state import read
 from botsessions.models import BotSession, BotUpdate
 from botsessions.operations import deadlines, sweep
+from botsessions.operations.expiry import expiry_of
 from botsessions.tasks import deadlines as deadlines_task
 from botsessions.upkeep import Upkeep
 from tests.flows.kit import flow, say, stopped_clock
