@@ -5,7 +5,7 @@ import contextlib
 import signal
 import sys
 
-from benchmarks import measures, report
+from benchmarks import measures, report, upkeep
 from benchmarks.load import LoadError
 from benchmarks.measures import Bench
 from benchmarks.rows import ROWS, Row
@@ -17,6 +17,7 @@ DEFAULT_ROWS = {
     "race": "bcdefgh",
     "single": "bc",
     "memory": "bc",
+    "upkeep": "b",
 }
 
 
@@ -25,7 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "what",
         nargs="*",
-        help="throughput (default), tracking, race, single or memory; then letters of rows",
+        help="throughput (default), tracking, race, single, memory or upkeep; then letters of rows",
     )
     parser.add_argument("--seconds", type=float, default=4, help="how long a run lasts (default 4)")
     parser.add_argument(
@@ -50,6 +51,10 @@ def measure(bench: Bench, options: argparse.Namespace) -> str:
         return report.races([one for row in rows if (one := bench.on(row, measures.race))])
     if options.measure == "single":
         return report.singles([took for row in rows if (took := bench.on(row, measures.single))])
+    if options.measure == "upkeep":
+        with bench.replying():
+            found = [kept for row in rows if (kept := bench.on(row, upkeep.kept(bench)))]
+        return report.upkeep(found)
     if options.measure == "memory":
         return report.memory([size for row in rows if (size := bench.on(row, measures.memory))])
     rounds = bench.rounds(rows, options.rounds, options.connections, options.seconds)

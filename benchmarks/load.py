@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,10 @@ class Load:
     def one_by_one(self, times: int, pause: float) -> list[float]:
         """Return the milliseconds of so many updates, each sent alone and after a pause."""
         return list(itertools.islice(self._latencies(pause), times))
+
+    def while_going_on(self, going_on: Callable[[], bool], pause: float) -> list[float]:
+        """Return the milliseconds of updates sent alone, with pauses, for as long as that is so."""
+        return list(itertools.takewhile(lambda _: going_on(), self._latencies(pause)))
 
     def _latencies(self, pause: float) -> Iterator[float]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.measures import Run
 from benchmarks.rows import OURS, ROWS, Row
 from benchmarks.storages import Redis, Unavailable
+from benchmarks.upkeep import Kept
 
 HERE = Path(__file__).parent
 
@@ -78,6 +79,26 @@ def memory(sizes: Iterable[tuple[Row, float, float]]) -> str:
             for row, few, many in sizes
         ],
     )
+
+
+def upkeep(found: Iterable[Kept]) -> str:
+    """Return what a worker did beside a server, and what that cost the server's webhooks."""
+    lines = []
+    for kept in found:
+        for name, worked in (("sweep", kept.swept), ("bulk deletion", kept.deleted)):
+            lines.append(
+                [
+                    f"{title(kept.row)}: {name}",
+                    f"{worked.number:,}",
+                    f"{worked.number / worked.seconds:,.0f}",
+                    f"{worked.longest * 1000:.0f}",
+                    f"{kept.idle:.1f}",
+                    f"{worked.p99:.1f}",
+                    f"{worked.p99 / kept.idle:.2f}",
+                ]
+            )
+    heads = ["#Rows", "#Rows/s", "#Longest transaction ms", "#Idle p99 ms", "#p99 ms", "#of idle"]
+    return table(["Work", *heads], lines)
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -39,6 +39,20 @@ class Row:
         """
         if self.needs:
             install(self.needs)
+        environment = self.surroundings(api_url)
+        try:
+            if self.storage:
+                self.storage.empty()
+            if self.migrates:
+                run(MIGRATE, ROOT, environment, ServerError)
+            with running(self.letter, self.command, environment, core=core) as server:
+                yield server, Load(server.port, self.path, load_core)
+        finally:
+            if self.storage:
+                self.storage.remove()
+
+    def surroundings(self, api_url: str = "") -> dict[str, str]:
+        """Return the environment of the row's processes."""
         environment = {
             "BENCH_TOKEN": TOKEN,
             "BENCH_SECRET": SECRET,
@@ -52,17 +66,9 @@ class Row:
             "REDIS_URL": "",
             **self.environment,
         }
-        try:
-            if self.storage:
-                self.storage.empty()
-                environment[self.storage.variable] = self.storage.url
-            if self.migrates:
-                run(MIGRATE, ROOT, environment, ServerError)
-            with running(self.letter, self.command, environment, core=core) as server:
-                yield server, Load(server.port, self.path, load_core)
-        finally:
-            if self.storage:
-                self.storage.remove()
+        if self.storage:
+            environment[self.storage.variable] = self.storage.url
+        return environment
 
 
 def install(needs: str) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from botsessions.routing import Router
     from botsessions.session import Session
     from botsessions.updates import Chat, Direction, Message, MessageKind, Update, UpdateType, User
+    from botsessions.versions import migrates
 
 _HOMES = {
     "Action": "context",
@@ -40,6 +41,7 @@ _HOMES = {
     "Update": "updates",
     "UpdateType": "updates",
     "User": "updates",
+    "migrates": "versions",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "Update",
     "UpdateType",
     "User",
+    "migrates",
 ]
 
 

@@ -21,7 +21,14 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from botsessions.conf import settings
-from botsessions.models import BotSession, BotUpdate, MailboxLease, TrackedMessage
+from botsessions.models import (
+    BotSession,
+    BotUpdate,
+    Erasure,
+    MailboxLease,
+    MessageDeletion,
+    TrackedMessage,
+)
 
 #: The rows that a list counts and leads to; for others there are search and filters.
 MAX_COUNT = 10_000
@@ -190,6 +197,36 @@ class MailboxLeaseAdmin(ReadOnlyAdmin):
     @admin.display(description=_("holder"), ordering="token")
     def holder(self, lease: MailboxLease) -> str:
         return lease.token
+
+
+@admin.register(MessageDeletion)
+class MessageDeletionAdmin(ReadOnlyAdmin):
+    list_display = (
+        "id", "bot", "status", "progress", "deleted", "gone", "too_old", "forbidden", "failed",
+        "requested_by", "created_at", "finished_at",
+    )  # fmt: skip
+    list_filter = ("status", BotFilter)
+
+    @admin.display(description=_("progress"))
+    def progress(self, deletion: MessageDeletion) -> str:
+        return f"{deletion.done:,} / {deletion.total:,}"
+
+
+@admin.register(Erasure)
+class ErasureAdmin(ReadOnlyAdmin):
+    list_display = ("id", "bot", "kind", "subject", "requested_by", "created_at", "finished_at")
+    list_filter = (BotFilter,)
+    search_fields = ("subject__exact",)
+    search_help_text = _("The pseudonym of whom was erased, whole.")
+    fields = (
+        "bot", "kind", "subject", "readable_counts", "deletion", "requested_by", "created_at",
+        "finished_at",
+    )  # fmt: skip
+    readonly_fields = ("readable_counts",)
+
+    @admin.display(description=_("rows by table"))
+    def readable_counts(self, erasure: Erasure) -> SafeString:
+        return indented(erasure.counts)
 
 
 def indented(value: Any) -> SafeString:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -25,9 +26,11 @@ from botsessions.keys import (
     chat,
 )
 from botsessions.marks import Scope
-from botsessions.platforms.base import Platform
+from botsessions.pacing import Pacer
+from botsessions.platforms.base import Platform, Rate
+from botsessions.retention import terms
 from botsessions.routing import Router
-from botsessions.session import Session, speaking
+from botsessions.session import Session, speaking, under_lease
 from botsessions.sessions import SessionManager
 from botsessions.stores.base import Store, make_store
 from botsessions.updates import Update
@@ -45,8 +48,14 @@ OPTIONS = frozenset(
         "STORE_TEXT",
         "EXPIRES",
         "ON_MISFIT",
+        "RETENTION",
+        "RATES",
     }
 )
+#: What a bot may have rates for.
+RATES = ("chat", "group", "bot")
+#: The most messages that a rate may count, for each is remembered.
+MOST_IN_WINDOW = 1000
 
 
 class Bot:
@@ -93,6 +102,12 @@ class Bot:
                 f"Bot '{alias}': ON_MISFIT {self.on_misfit!r} is none of {', '.join(POLICIES)} "
                 "and no function."
             )
+        #: How many messages it may send, by "chat", "group" and "bot".
+        self.rates: Mapping[str, Rate] = self._rates(configured)
+        #: Lets its calls go when these allow it.
+        self.pacer = Pacer(self)
+        #: How long it keeps what, by the names of `retention.TERMS`.
+        self.retention = terms(alias, configured.get("RETENTION", {}))
         self.sessions = SessionManager(self)
 
     def __repr__(self) -> str:
@@ -184,9 +199,11 @@ class Bot:
             return session.send(text, to=chat, **options)
         if chat is None:
             raise TypeError("bot.send() needs a chat, but for within `with session:`.")
+        context = running()
+        sending = under_lease(context, lambda: self.platform.send(chat, text, **options))
         return Action(
-            running(),
-            lambda: self.platform.send(chat, text, **options),
+            context,
+            lambda: self.pacer.run(chat, 1, sending),
             lambda result: self.platform.messages(result, chat),
             name="send",
         )
@@ -199,7 +216,10 @@ class Bot:
         session = self._speaking()
         if session is not None:
             return session.call(method, **parameters)
-        return Action(running(), lambda: self.platform.call(method, **parameters), name=method)
+        context, platform = running(), self.platform
+        chat, cost = platform.target(parameters), platform.messages_in(method, parameters)
+        calling = under_lease(context, lambda: platform.call(method, **parameters))
+        return Action(context, lambda: self.pacer.run(chat, cost, calling), name=method)
 
     def _speaking(self) -> Session[Any] | None:
         """Return the session of this bot in whose `with` block the caller is."""
@@ -263,6 +283,36 @@ class Bot:
         raise ImproperlyConfigured(
             f"Bot '{self.alias}': EXPIRES {after!r} is no timedelta, number of seconds or None, "
             "or not above zero."
+        )
+
+    def _rates(self, configured: Mapping[str, Any]) -> Mapping[str, Rate]:
+        """Return the platform's rates with those of the bot in their place."""
+        changes = configured.get("RATES", ...)
+        if changes is ...:
+            return self.platform.rates
+        if not changes and (changes is None or isinstance(changes, Mapping)):
+            return {}
+        if not isinstance(changes, Mapping) or not set(changes) <= set(RATES):
+            raise ImproperlyConfigured(
+                f"Bot '{self.alias}': RATES {changes!r} is no dict with the keys "
+                f"{', '.join(RATES)}, and not None."
+            )
+        rates = dict(self.platform.rates)
+        for kind, rate in changes.items():
+            rates.pop(kind, None)
+            if rate is not None:
+                rates[kind] = self._rate(kind, rate)
+        return rates
+
+    def _rate(self, kind: str, rate: object) -> Rate:
+        match (rate.count, rate.seconds) if isinstance(rate, Rate) else rate:
+            case (int(count), int() | float() as seconds):
+                is_whole = not isinstance(count, bool) and not isinstance(seconds, bool)
+                if is_whole and 0 < count <= MOST_IN_WINDOW and 0 < seconds < math.inf:
+                    return Rate(count, float(seconds))
+        raise ImproperlyConfigured(
+            f"Bot '{self.alias}': RATES['{kind}'] {rate!r} is no (count, seconds) of a whole "
+            f"number from 1 to {MOST_IN_WINDOW} and a number above 0, and not None."
         )
 
     def _store(self, alias: str | Store | None) -> Store | None:

@@ -9,6 +9,8 @@ Ids are never reused. Platforms have checks of their own, which are shown here t
     E005  the database
     E006  the address for webhooks
     E007  the settings of a store
+    E008  the token for metrics
+    E009  the cache of the rates
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ SEE: Final = "docs/settings.md has every setting."
 #: The longest alias, as it stands in the database.
 MAX_ALIAS: Final = 64
 ALIAS: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*", re.ASCII)
+#: What may stand behind "Bearer" (https://www.rfc-editor.org/rfc/rfc6750#section-2.1).
+METRICS_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,}", re.ASCII)
 
 #: The numbers among the settings: the least value, whether it must be whole, and its unit.
 NUMBERS: Final[Mapping[str, tuple[float, bool, str]]] = {
@@ -59,6 +63,7 @@ NUMBERS: Final[Mapping[str, tuple[float, bool, str]]] = {
     "PRUNE_EVERY": (0.1, False, "seconds"),
     "DELETE_ATTEMPTS": (1, True, ""),
     "RATE_WAIT": (0, False, "seconds"),
+    "OLDEST_PENDING": (0, False, "seconds"),
     "MAX_BODY_BYTES": (1, True, "bytes"),
     "MAX_DATA_BYTES": (2, True, "bytes"),
 }
@@ -76,6 +81,8 @@ def check_settings(app_configs: Configs, **kwargs: Any) -> Iterator[CheckMessage
     yield from check_numbers()
     yield from check_database()
     yield from check_stores()
+    yield from check_metrics()
+    yield from check_rates()
     if not isinstance(settings.BOTS, Mapping):
         yield Error(
             'BOTSESSIONS["BOTS"] is no dict.',
@@ -212,6 +219,28 @@ def check_webhooks() -> Iterator[CheckMessage]:
             hint='Add path("webhooks/", include("botsessions.urls")) to urls.py. If you poll for '
             'updates, silence this with SILENCED_SYSTEM_CHECKS = ["botsessions.W002"].',
             id="botsessions.W002",
+        )
+
+
+def check_metrics() -> Iterator[CheckMessage]:
+    """E008: the token for metrics can stand in a header, and nobody guesses it."""
+    token = settings.METRICS_TOKEN
+    if token != "" and not (isinstance(token, str) and METRICS_TOKEN.fullmatch(token)):
+        yield Error(
+            'BOTSESSIONS["METRICS_TOKEN"] is no token for a header.',
+            hint="It has 16 or more of A-Z a-z 0-9 - . _ ~ + / =, as of secrets.token_urlsafe().",
+            id="botsessions.E008",
+        )
+
+
+def check_rates() -> Iterator[CheckMessage]:
+    """E009: the cache whose Redis is to keep the rates is there."""
+    if settings.RATE_CACHE not in django_settings.CACHES:
+        yield Error(
+            f'BOTSESSIONS["RATE_CACHE"] is {settings.RATE_CACHE!r}, which is not in CACHES.',
+            hint=f"There is {', '.join(sorted(django_settings.CACHES))}. One that is none of "
+            "django-redis leaves the rates to the database.",
+            id="botsessions.E009",
         )
 
 

@@ -60,6 +60,10 @@ class Settings:
 
     #: The https address under which platforms reach this server, for `bots webhook set`.
     WEBHOOK_URL: str = ""
+    #: Seconds that the oldest pending update may have waited where all is well, to /readyz.
+    OLDEST_PENDING: float = 300.0
+    #: What a request for /metrics must bring as its bearer token; without one nobody may see them.
+    METRICS_TOKEN: str = ""
     #: Serve the playground to everybody, not to staff alone.
     PLAYGROUND: bool = False
 

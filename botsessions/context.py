@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 
+from botsessions import metrics
 from botsessions.contents import drop, fill
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Arrival, Mailbox, Opening, Row, Save, Seen, Sent
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+#: What else is journaled than calls of the platform: what a session does with its slice, and (with
+#: the function's name after it) what a conversation runs.
+NO_CALLS = frozenset({"clear", "forget", "close", "run"})
 #: The types of update that bring a message: said, edited, or shown under a pressed button.
 TRACKED = frozenset(
     {
@@ -124,6 +128,11 @@ class Action(Generic[R]):
         if context is not None:
             context.queue(self)
 
+    @property
+    def is_call(self) -> bool:
+        """Is it a send, or another call of the platform's API?"""
+        return self.is_journaled and self.name.partition(" ")[0] not in NO_CALLS
+
     def __await__(self) -> Generator[Any, None, R]:
         """Do it now, after those that came before it, and return its result."""
         if self._context is None:
@@ -157,6 +166,17 @@ class Handled(Protocol):
     attempts: int
     #: The results of what the handler sent before, by ordinal.
     journal: dict[int, Any]
+
+
+def about(handled: Handled) -> dict[str, str | int]:
+    """Return what log records say of an update that is handled, to be their `extra`."""
+    update = handled.update
+    return {
+        "bot": update.bot,
+        "mailbox": handled.mailbox,
+        "update": update.id,
+        "attempt": handled.attempts + 1,
+    }
 
 
 class Context:
@@ -194,6 +214,11 @@ class Context:
         self.last_saves: list[Save] = []
         self.is_over = False
         self._turn: asyncio.Lock | None = None
+
+    @property
+    def about(self) -> dict[str, str | int]:
+        """What log records say of its update."""
+        return about(self._delivery)
 
     def _incoming(self, opened: Sequence[tuple[SessionKey, str]]) -> list[Seen]:
         message, delivery = self.update.message, self._delivery
@@ -389,7 +414,8 @@ class Context:
                 self.opened[action.session] = not action.closes
             return
         delivery.lease.check()
-        result = await action.perform()
+        perform = action.perform()
+        result = await (metrics.sent(self.bot.alias, perform) if action.is_call else perform)
         if script is not None:
             script.acted(action, result)
         action.finish(result)

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from botsessions.versions import upgrade
+
 #: What a declared policy does with stored data that does not fit the session's type any more.
 QUARANTINE, RESET, RAISE = "quarantine", "reset", "raise"
 POLICIES = (QUARANTINE, RESET, RAISE)
@@ -23,9 +25,24 @@ def decoder(type_: Any) -> Callable[[bytes], Any]:
 
     Types are msgspec's (dict, dataclass, Struct, TypedDict, …), and pydantic models.
     """
-    validate = getattr(type_, "model_validate_json", None)
-    decode = validate or msgspec.json.Decoder(type_).decode
+    return _guarded(_decode(type_))
 
+
+@cache
+def reader(type_: Any) -> Callable[[bytes], Any]:
+    """Return what decodes JSON as it is stored, of whatever version, as that type.
+
+    It raises `Misfit`, also where a step to the type's version fails, and `versions.TooNew`.
+    """
+    decode = _decode(type_)
+    return _guarded(lambda raw: decode(upgrade(type_, raw)))
+
+
+def _decode(type_: Any) -> Callable[[bytes], Any]:
+    return getattr(type_, "model_validate_json", None) or msgspec.json.Decoder(type_).decode
+
+
+def _guarded(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def decoded(raw: bytes) -> Any:
         try:
             return decode(raw)

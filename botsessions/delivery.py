@@ -15,7 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from botsessions import clock
 from botsessions.bots import Bot, bots
 from botsessions.conf import settings
-from botsessions.exceptions import Unavailable
+from botsessions.context import about
+from botsessions.exceptions import RateLimited, Unavailable
 from botsessions.flows.deadlines import session_of
 from botsessions.keys import SessionKey, mailbox_of
 from botsessions.leases import Lease
@@ -174,7 +175,13 @@ class Delivery:
 
         It counts as one attempt at most, which keeps its place before what came later.
         """
-        log.warning("Update %s of bot %s waits: %s", self.update.id, self.update.bot, reason)
+        log.warning(
+            "Update %s of bot %s waits: %s",
+            self.update.id,
+            self.update.bot,
+            reason,
+            extra=about(self),
+        )
         pause = random.uniform(0.5, 1.5) * settings.RETRY_DELAY  # noqa: S311
         due_at = clock.now() + timedelta(seconds=pause)
         commit = self._end(Effect.RETRY, due_at=due_at, seen=seen)
@@ -182,11 +189,16 @@ class Delivery:
         return commit
 
     def failed(self, error: BaseException, seen: Sequence[Seen] = ()) -> Commit:
-        """Return what a handler's exception makes of it: another attempt, or parked."""
-        attempts = self.attempts + 1
+        """Return what a handler's exception makes of it: another attempt, or parked.
+
+        That the platform takes no more for now counts as one attempt at most and never parks.
+        """
+        is_limited = isinstance(error, RateLimited)
+        attempts = max(self.attempts, 1) if is_limited else self.attempts + 1
         delay = min(settings.RETRY_DELAY * 2 ** (attempts - 1), LONGEST_DELAY)
         delay = max(delay, getattr(error, "retry_after", None) or 0)
-        parked = getattr(error, "permanent", False) or attempts >= settings.ATTEMPTS
+        spent = attempts >= settings.ATTEMPTS and not is_limited
+        parked = getattr(error, "permanent", False) or spent
         log.error(
             "Update %s of bot %s failed (attempt %d, %s).",
             self.update.id,
@@ -195,12 +207,14 @@ class Delivery:
             "parked" if parked else f"again in {delay:g} s",
             exc_info=error,
         )
-        return self._end(
+        commit = self._end(
             Effect.PARKED if parked else Effect.RETRY,
             error="".join(traceback.format_exception(error))[-MAX_TRACEBACK:],
             due_at=None if parked else clock.now() + timedelta(seconds=delay),
             seen=seen,
         )
+        commit.attempts = attempts
+        return commit
 
     def _end(self, effect: Effect, **details: Any) -> Commit:
         return Commit(
@@ -289,5 +303,7 @@ def unavailable(error: Exception, delivery: Delivery) -> Unavailable:
     """Return what the platform is told; an error that is not the database's absence is logged."""
     if isinstance(error, Unavailable):
         return error
-    log.error("Update %s cannot be written.", delivery.update.id, exc_info=error)
+    log.error(
+        "Update %s cannot be written.", delivery.update.id, exc_info=error, extra=about(delivery)
+    )
     return Unavailable("The update cannot be written.")

@@ -17,11 +17,13 @@
     │   ├── SessionsDisabled        the bot has no session store
     │   ├── NoSessionKey            the update belongs to no session
     │   └── InvalidSessionData      not JSON, or larger than MAX_DATA_BYTES
+    │       └── NewerData           stored by newer code than this
     └── PlatformError               what a chat platform answered to a call
         ├── RateLimited             429; `retry_after` in seconds
         ├── Forbidden               blocked, kicked, no right: never again
         ├── InvalidRequest          the platform will never accept this call
-        │   └── NotFound            … because the chat or message is not there
+        │   ├── NotFound            … because the chat or message is not there
+        │   └── BatchRefused        … because of one of several messages: ask for fewer
         └── PlatformUnavailable     no answer, or a 5xx; `sent`: it may have acted all the same
 
 Wrong settings raise Django's `ImproperlyConfigured`.
@@ -129,6 +131,18 @@ class InvalidSessionData(SessionError):
     permanent = True
 
 
+class NewerData(InvalidSessionData):
+    """The stored data is of a later version than its type here; it stays as it is.
+
+    So it is while a deploy is rolling: the update is tried again, when a newer process may have
+    taken over from this one.
+    """
+
+    permanent = False
+    #: Seconds after which the update is tried again, at least: as long as a process takes to stop.
+    retry_after: ClassVar[float] = 10
+
+
 class PlatformError(BotsessionsError):
     """What a chat platform answered to a call, or that it did not.
 
@@ -172,6 +186,10 @@ class InvalidRequest(PlatformError):
 
 class NotFound(InvalidRequest):
     """The chat, message or method that the call names does not exist."""
+
+
+class BatchRefused(InvalidRequest):
+    """One of several messages may not be deleted, so that none of them was."""
 
 
 class PlatformUnavailable(PlatformError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from contextlib import suppress
 from datetime import datetime, timedelta
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Generic, cast, get_origin
@@ -14,12 +13,13 @@ from django.core.exceptions import ImproperlyConfigured
 
 from botsessions import clock
 from botsessions.conf import settings
-from botsessions.data import QUARANTINE, RAISE, Misfit, decoder, encode, merged
-from botsessions.exceptions import InvalidSessionData
+from botsessions.data import QUARANTINE, RAISE, Misfit, decoder, encode, merged, reader
+from botsessions.exceptions import InvalidSessionData, NewerData
 from botsessions.flows.state import Slot, span
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Row, Save
 from botsessions.marks import SessionSpec
+from botsessions.versions import TooNew, as_stored, check_known, split, versions_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -122,7 +122,9 @@ class Holding(Generic[T]):
         """The session's data as the declared type.
 
         Change it in place, or assign a new value. What is stored and does not fit the type is
-        treated as the session declares with `OnMisfit`, or the bot with `ON_MISFIT`.
+        treated as the session declares with `OnMisfit`, or the bot with `ON_MISFIT`. Data of an
+        older version of the type goes through its steps first. Raises `NewerData` for data of a
+        later one, which can be deleted and not be written over.
         """
         if self._context.script is not None:
             self._context.script.reads(self)
@@ -134,7 +136,7 @@ class Holding(Generic[T]):
     def data(self, value: T) -> None:
         self._change()
         if self._data is UNSET:
-            self._before = self._stored_data
+            self._before = self._replaced()
         self._data = value
 
     def update(self, **changes: Any) -> None:
@@ -146,7 +148,7 @@ class Holding(Generic[T]):
         """Begin anew with the initial value."""
         self._change()
         if self._data is UNSET:
-            self._before = self._stored_data
+            self._before = self._replaced()
         self._data = self._start()
 
     def delete(self) -> None:
@@ -187,8 +189,13 @@ class Holding(Generic[T]):
         if self._data is not UNSET or not iscoroutinefunction(factory):
             return
         if self._row is not None and self._row.data is not None:
-            with suppress(Misfit):
-                decoder(self._spec.type)(self._row.data)
+            try:
+                self._decode(self._row.data)
+            except NewerData:
+                return  # is for whoever uses the data
+            except Misfit:
+                pass
+            else:
                 return
         await self._begin()
 
@@ -208,14 +215,14 @@ class Holding(Generic[T]):
         return self._slot
 
     def snapshot(self) -> bytes:
-        """Return its data as it is now, as JSON."""
+        """Return its data as it is now, as it would be stored."""
         if self._data is UNSET:
             self._read()
-        return self._encode(self._data)
+        return self._as_stored(self._encode(self._data))
 
     def pretend(self, data: bytes) -> None:
-        """Let the data be what it was. Raises `Misfit`."""
-        self._data = decoder(self._spec.type)(data)
+        """Let the data be what it was. Raises `Misfit` and `NewerData`."""
+        self._data = self._decode(data)
 
     def discard(self) -> None:
         """Forget what was changed in the data since it was read."""
@@ -264,15 +271,14 @@ class Holding(Generic[T]):
                 )
             if self._expires_at is UNSET and self._quarantined is None:
                 return None
-            if encoded is None:
-                encoded = self._stored_data
+        data = self._stored_data if encoded is None else self._as_stored(encoded)
         limit = settings.MAX_DATA_BYTES
-        if encoded is not None and len(encoded) > limit:
+        if data is not None and len(data) > limit:
             raise InvalidSessionData(
-                f"Session {self.key} holds {len(encoded):,} bytes of data; MAX_DATA_BYTES is "
+                f"Session {self.key} holds {len(data):,} bytes of data; MAX_DATA_BYTES is "
                 f"{limit:,}. The stored value stays as it was."
             )
-        return self._save(encoded)
+        return self._save(data)
 
     def _save(self, data: bytes | None) -> Save:
         return Save(
@@ -328,7 +334,7 @@ class Holding(Generic[T]):
             self._data = self._start()
         else:
             try:
-                self._data = decoder(self._spec.type)(stored)
+                self._data = self._decode(stored)
             except Misfit as error:
                 self._data = self._refit(stored, error)
         # Compared with what it encodes to later: the stored text may be spelled otherwise.
@@ -343,7 +349,8 @@ class Holding(Generic[T]):
         if callable(policy):
             fitted = policy(msgspec.json.decode(stored))
             try:
-                return decoder(self._spec.type)(self._encode(fitted))
+                _, fresh = split(self._encode(fitted))
+                return decoder(self._spec.type)(fresh)
             except Misfit as still:
                 problem += "; nor is what its policy made of it."
                 raise InvalidSessionData(problem) from still
@@ -380,12 +387,53 @@ class Holding(Generic[T]):
             )
         if self._spec.initial is not None:
             return self._spec.initial(self._context.update)
+        if self._spec.type is Any:
+            return {}
         try:
             return self._spec.type()
         except TypeError as error:
             raise ImproperlyConfigured(
                 f"Session {self.key} cannot begin: {error}. Give {self._spec.type!r} defaults, or "
                 "declare the session with Annotated[Session[...], Initial(factory)]."
+            ) from error
+
+    def _decode(self, stored: bytes) -> Any:
+        """Return stored JSON as the declared type. Raises `Misfit` and `NewerData`."""
+        try:
+            return reader(self._spec.type)(stored)
+        except TooNew as error:
+            raise self._newer(error) from error
+
+    def _replaced(self) -> bytes | None:
+        """Return what is stored, for something new to take its place. Raises `NewerData`.
+
+        Data of an older version is never the same, however alike the two look.
+        """
+        stored = self._stored_data
+        if stored is None:
+            return None
+        try:
+            version = check_known(self._spec.type, stored)
+        except TooNew as error:
+            raise self._newer(error) from error
+        if self._spec.type is Any:
+            return stored
+        return split(stored)[1] if version == versions_of(self._spec.type).current else b""
+
+    def _newer(self, error: TooNew) -> NewerData:
+        return NewerData(
+            f"The stored data of session {self.key} is of version {error.stored}, and "
+            f"{self._spec.type!r} knows version {error.known} here: newer code has written it. It "
+            "stays as it is. Whoever wants to see it as it is asks for a session of type Any."
+        )
+
+    def _as_stored(self, encoded: bytes) -> bytes:
+        try:
+            return as_stored(self._spec.type, encoded)
+        except ValueError as error:
+            raise InvalidSessionData(
+                f"The data of session {self.key} cannot be stored: {error}. "
+                "The stored value stays as it was."
             ) from error
 
     def _encode(self, value: Any) -> bytes:

@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from botsessions.data import POLICIES
 from botsessions.keys import STRATEGIES
+from botsessions.versions import versions_of
 
 
 class Qualifier(msgspec.Struct, frozen=True):
@@ -66,7 +67,10 @@ class OnMisfit(msgspec.Struct, frozen=True):
 
 
 class SessionSpec(msgspec.Struct, frozen=True):
-    """What a handler declares about a session parameter."""
+    """What a handler declares about a session parameter.
+
+    Raises `ImproperlyConfigured` where the type's version and its steps do not fit together.
+    """
 
     type: Any = dict
     qualifier: str = ""
@@ -75,3 +79,7 @@ class SessionSpec(msgspec.Struct, frozen=True):
     initial: Callable[[Any], Any] | None = None
     misfit: str | Callable[[Any], Any] | None = None
     expires: timedelta | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.type is not dict:
+            versions_of(self.type)

@@ -357,7 +357,7 @@ class Router:
     def scopes(self) -> frozenset[Scope]:
         """The scopes of the sessions that its handlers and flows declare."""
         if self._scopes is None:
-            found = [fragment for route in self._flat() for fragment in route.fragments]
+            found = [fragment for route in self.flat() for fragment in route.fragments]
             found += [fragment for bound in self.flows.values() for fragment in bound.fragments]
             self._scopes = frozenset(scope for scope, _ in found)
         return self._scopes
@@ -401,7 +401,7 @@ class Router:
         """
         routes = self._routes.get(update.type)
         if routes is None:
-            routes = [each for each in self._flat() if not each.types or update.type in each.types]
+            routes = [each for each in self.flat() if not each.types or update.type in each.types]
             self._routes[update.type] = routes
         found: list[Route] = []
         is_sure = False
@@ -424,11 +424,14 @@ class Router:
                 return True
         return False
 
-    def _flat(self) -> list[Route]:
+    def flat(self) -> list[Route]:
+        """Return its routes and those of the routers that it includes, in the order in which they
+        are asked.
+        """
         routes: list[Route] = []
         for entry in self._entries:
             if isinstance(entry, Router):
-                routes.extend(route.within(self) for route in entry._flat())
+                routes.extend(route.within(self) for route in entry.flat())
             elif isinstance(entry, Route):
                 routes.append(entry.within(self))
         return routes

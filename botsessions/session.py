@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import timedelta
@@ -13,10 +13,11 @@ import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
 from botsessions.clearing import Cleared, clear_messages, forget, in_batches
-from botsessions.context import Action
+from botsessions.context import Action, Context
 from botsessions.flows.state import DEFAULT, End, FlowState, Later
 from botsessions.holding import UNREAD, Holding, T
 from botsessions.mailboxes.base import Tracked
+from botsessions.platforms.base import Deletion
 from botsessions.updates import Direction, Message, Update, User, place
 
 if TYPE_CHECKING:
@@ -148,21 +149,34 @@ class Session(Holding[T]):
 
         return Action(self._context, read, is_journaled=False, read=_messages_of, name="messages")
 
-    def clear(self, where: Where = None, *, bot: Bot | None = None) -> Action[Cleared]:
+    def clear(
+        self, where: Where = None, *, bot: Bot | None = None, wait: bool = True
+    ) -> Action[Cleared]:
         """Delete the messages of the slice, on the platform and here, and return how many.
 
         They are those that are in the slice now: one that is tracked meanwhile stays. They go in
         batches of the platform's size, each forgotten when its outcome is known, so that nothing is
-        asked again. What is too old for the platform is not asked at all. What fails for the moment
-        is asked again twice, after the pause that the platform wants. What is not deleted in the
-        end is forgotten all the same; the result's `outcomes` tell. `bot` deletes through another
-        bot.
+        asked again. What is too old for the platform is not asked at all; what it refuses is
+        forgotten all the same, and the result's `outcomes` tell. What fails for the moment is left
+        to a deletion that goes on by itself (`MessageDeletion`, whose id is the result's
+        `deletion`), as is everything without `wait`. `bot` deletes through another bot.
         """
 
-        async def cleared() -> dict[str, int]:
+        async def cleared() -> dict[str, Any]:
+            ours, through = self._context.bot, bot or self._context.bot
+            ask = self._context.engine.ask
             messages = await self._messages(where, texts=where is not None)
-            platform, ask = (bot or self._context.bot).platform, self._context.engine.ask
-            return await clear_messages(platform, messages, ask)
+            outcomes, left = {each.value: 0 for each in Deletion}, messages
+            if wait:
+                outcomes, left = await clear_messages(through, messages, ask)
+            found = {"total": len(messages), "outcomes": outcomes, "deletion": None}
+            if left:
+                found["deletion"] = await ask(
+                    lambda mailbox: mailbox.delete_later(
+                        ours.alias, through.alias, left, through.platform.delete_batch_size
+                    )
+                )
+            return found
 
         return Action(self._context, cleared, read=Cleared.of, name="clear")
 
@@ -195,18 +209,20 @@ class Session(Holding[T]):
         """Send a message to the session's chat and record it in the session's slice, which it
         opens.
 
-        Returns the platform's answer. Options are the platform's own; `to` is another chat. Raises
-        a `PlatformError`.
+        Returns the platform's answer. Options are the platform's own; `to` is another chat. It
+        waits for its turn by the platform's rates. Raises a `PlatformError`: `RateLimited` where
+        its turn does not come within RATE_WAIT seconds.
         """
         chat, business = self._address()
         if to is not None and to != chat:
             chat, business = to, ""
         if business:
             options.setdefault("business_connection_id", business)
-        platform = self._context.bot.platform
+        bot, platform = self._context.bot, self._context.bot.platform
+        sending = under_lease(self._context, lambda: platform.send(chat, text, **options))
         return Action(
             self._context,
-            lambda: platform.send(chat, text, **options),
+            lambda: bot.pacer.run(chat, 1, sending),
             lambda result: platform.messages(result, chat, business),
             self.key,
             name="send",
@@ -225,11 +241,13 @@ class Session(Holding[T]):
 
         Where the parameters name no chat, it is the session's.
         """
-        platform = self._context.bot.platform
+        bot, platform = self._context.bot, self._context.bot.platform
         aimed = platform.aim(parameters, *self._address())
+        chat, cost = platform.target(aimed), platform.messages_in(method, aimed)
+        calling = under_lease(self._context, lambda: platform.call(method, **aimed))
         return Action(
             self._context,
-            lambda: platform.call(method, **aimed),
+            lambda: bot.pacer.run(chat, cost, calling),
             lambda result: platform.messages(
                 result, platform.target(aimed), platform.business(aimed)
             ),
@@ -277,6 +295,22 @@ class Session(Holding[T]):
         where = place(self.key.chat)
         chat = where.get("chat")
         return self.key.user if chat is None else chat.id, where.get("business", "")
+
+
+def under_lease(
+    context: Context | None, call: Callable[[], Awaitable[Any]]
+) -> Callable[[], Awaitable[Any]]:
+    """Return the call of a handler that may have waited for its turn: it raises `LeaseLost` where
+    another process may have its mailbox by then, and the update with it.
+    """
+    if context is None:
+        return call
+
+    async def called() -> Any:
+        context._delivery.lease.check()
+        return await call()
+
+    return called
 
 
 def _messages_of(result: Any) -> tuple[Tracked, ...]:

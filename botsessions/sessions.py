@@ -23,6 +23,7 @@ from botsessions.mailboxes.base import Row
 from botsessions.marks import SessionSpec
 from botsessions.session import UNREAD, Session
 from botsessions.updates import Update
+from botsessions.versions import split
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -39,7 +40,10 @@ BATCH = 500
 
 
 class StoredSession(msgspec.Struct, frozen=True):
-    """What is stored of a session."""
+    """What is stored of a session.
+
+    `data` is as JSON has it, of version `data_version` of its type, without the mark of that.
+    """
 
     key: SessionKey
     data: Any
@@ -47,6 +51,7 @@ class StoredSession(msgspec.Struct, frozen=True):
     is_open: bool
     expires_at: Any
     updated_at: Any
+    data_version: int = 1
 
 
 class SessionHandle(Generic[T]):
@@ -157,7 +162,7 @@ class SessionManager:
 
         Within a handler it is a `Session` that is committed with the others of the handler, the
         same object each time; its `data` is read with `async with session:`. Elsewhere it is a
-        `SessionHandle`.
+        `SessionHandle`. As the type `Any` its data is what is stored, with the mark of its version.
         """
         key = SessionKey(self._bot.alias, str(chat), str(user or ""), thread, qualifier)
         if not (key.chat or key.user):
@@ -214,19 +219,21 @@ class SessionManager:
             data = None if row.data is None else msgspec.json.encode(row.data)
             found.append((key, Row(row.id, row.version, row.is_open, data)))
         fill(self._bot.store, found)
+        read = ((key, *split(stored.data or b"null")) for key, stored in found)
         return [
             (
                 row.id,
                 StoredSession(
                     key,
-                    None if stored.data is None else msgspec.json.decode(stored.data),
+                    msgspec.json.decode(data),
                     row.version,
                     row.is_open,
                     row.expires_at,
                     row.updated_at,
+                    data_version,
                 ),
             )
-            for row, (key, stored) in zip(rows, found, strict=True)
+            for row, (key, data_version, data) in zip(rows, read, strict=True)
         ]
 
     def _live(self) -> QuerySet[BotSession]:

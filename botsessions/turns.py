@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import Any
 
+from botsessions import metrics
 from botsessions.contents import fill, settle
 from botsessions.delivery import Delivery
 from botsessions.exceptions import Unavailable
@@ -55,8 +57,12 @@ class Turn:
         handled. Commits come first: they free mailboxes for the same turn, and while the rest is
         done those who waited for them have their answer.
         """
+        begun = perf_counter()
         for answer in self._work(mailbox, token, room):
+            seconds = perf_counter() - begun
             tell(answer)
+            metrics.count(*answer, seconds)
+            begun = perf_counter()
 
     def _work(self, mailbox: Mailbox, token: str, room: int) -> Iterator[TurnAnswer]:
         arrivals = [

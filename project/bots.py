@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
-from botsessions import Bot, Qualifier, Router, Session, SessionController, Talk, Update
+from botsessions import (
+    Bot,
+    Expires,
+    Qualifier,
+    Router,
+    Session,
+    SessionController,
+    Talk,
+    Update,
+    operations,
+)
 
 router = Router()
 
@@ -39,7 +49,8 @@ async def start(session: Session[Visitor]) -> None:
     await session.send(
         "/count tells how many messages you have sent, /hi asks for your nickname, "
         "/order takes an order until /done, /table books a table, /chain plays the word chain, "
-        "/cancel ends what I am asking."
+        "/cancel ends what I am asking. /note keeps a note for a minute, /flood says 250 things, "
+        "/wipe deletes what we have said, /forgetme erases all that I know of you."
     )
 
 
@@ -166,6 +177,42 @@ async def begin_table(session: Session[Visitor]) -> None:
 @router.command("cancel", during_flows=True)
 async def cancel(session: Session[Visitor]) -> None:
     await session.send("Cancelled." if await session.end() else "There is nothing to cancel.")
+
+
+# What is kept for a while only, what is deleted in bulk, and who is forgotten.
+
+Note = Annotated[Session[dict[str, Any]], Qualifier("note"), Expires(60)]
+
+
+@router.command("note")
+async def keep_note(update: Update, note: Note, bot: Bot) -> None:
+    note.data["text"] = update.arguments
+    await bot.send(note.chat, "I keep that for a minute.")
+
+
+@router.expired
+async def note_expired(data: Any, session: Session, bot: Bot) -> None:
+    if data and "text" in data:
+        await bot.send(session.chat, f"I have forgotten your note: {data['text']}")
+
+
+@router.command("flood")
+async def flood(session: Session[Visitor]) -> None:
+    for number in range(1, 251):
+        session.send(f"{number} of 250")  # not awaited: they go in order when this returns
+
+
+@router.command("wipe")
+async def wipe(session: Session[Visitor], bot: Bot) -> None:
+    cleared = await session.clear(wait=False)
+    await bot.send(session.chat, f"{cleared} messages are deleted as soon as a worker has time.")
+
+
+@router.command("forgetme")
+def forget_me(update: Update, bot: Bot) -> None:
+    if update.user is not None and update.chat is not None:
+        bot.send(update.chat.id, "In a few seconds I have never heard of you.")
+        operations.begin_erasure(bot.alias, user=update.user.id)
 
 
 @router.message()

@@ -11,6 +11,7 @@ from typing import Any
 import environs
 from django.core.exceptions import ImproperlyConfigured
 
+from botsessions.schedule import beat_schedule
 from project import secretfile
 
 env = environs.Env()
@@ -119,23 +120,6 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 # Times of last runs are kept in memory: the stock scheduler pickles them into a file.
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
-CELERY_BEAT_SCHEDULE = {
-    "botsessions.recover": {
-        "task": "botsessions.recover",
-        "schedule": 10.0,
-        "options": {"expires": 10.0},  # a hint that waited longer has been overtaken by the next
-    },
-    "botsessions.deadlines": {
-        "task": "botsessions.deadlines",
-        "schedule": 5.0,
-        "options": {"expires": 5.0},
-    },
-    "botsessions.sweep": {
-        "task": "botsessions.sweep",
-        "schedule": 60.0,
-        "options": {"expires": 60.0},
-    },
-}
 if REDIS_URL:
     CACHES: dict[str, Any] = {
         "default": {
@@ -164,6 +148,7 @@ else:
 
 BOTSESSIONS: dict[str, Any] = {
     "PLAYGROUND": env.bool("PLAYGROUND", True),
+    "METRICS_TOKEN": env.str("METRICS_TOKEN", ""),
     "BOTS": {
         "demo": {
             "PLATFORM": "botsessions.platforms.local.LocalPlatform",
@@ -192,19 +177,31 @@ if env.str("TELEGRAM_TOKEN", ""):
         },
     }
 
-# Logging: to stderr, one line each. What repeats every few seconds is left out.
+CELERY_BEAT_SCHEDULE = beat_schedule(BOTSESSIONS)
 
-LOGGING = {
+# Logging: to stderr, one line each, with the update that it is about. What repeats every few
+# seconds is left out. LOG_FORMAT=json is for machines.
+
+LOG_FORMAT = env.str("LOG_FORMAT", "", validate=environs.validate.OneOf(["", "line", "json"]))
+LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
+    "filters": {"update": {"()": "botsessions.logs.UpdateFilter"}},
     "formatters": {
         "line": {
-            "format": "{asctime} {levelname:<7} {name}: {message}",
+            "format": "{asctime} {levelname:<7} {name}{about}: {message}",
             "datefmt": "%H:%M:%S",
             "style": "{",
         },
+        "json": {"()": "botsessions.logs.JsonFormatter"},
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "filters": ["update"],
+            "formatter": LOG_FORMAT or "line",
+        },
+    },
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "django": {"handlers": [], "level": "INFO"},

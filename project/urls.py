@@ -5,6 +5,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 urlpatterns = [
+    path("", include("botsessions.health.urls")),
     path("", RedirectView.as_view(url="/playground/")),
     path("admin/", admin.site.urls),
     path("playground/", include("botsessions.playground.urls")),

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from django.test import override_settings
 
+from botsessions import operations
+from botsessions.models import BotSession
 from botsessions.testing import BotClient
 from project.settings import BOTSESSIONS
 
@@ -77,3 +79,28 @@ def test_order_wipes_its_own_slice(client: BotClient) -> None:
     assert [each.text for each in client.history("ann")] == [
         "hello", "Ordered: tea, milk. I have wiped our 7 messages about it."
     ]  # fmt: skip
+
+
+def test_note_that_expires(client: BotClient) -> None:
+    assert client.say("/note buy milk") == ["I keep that for a minute."]
+    assert client.advance(seconds=59) == []
+    operations.sweep()
+    assert client.history()[-1].text == "I keep that for a minute."
+    assert client.advance(seconds=2) == ["I have forgotten your note: buy milk"]
+
+
+def test_what_was_said_too_much_is_wiped_in_bulk(client: BotClient) -> None:
+    assert len(client.say("/flood")) == 250
+    assert client.say("/wipe") == ["251 messages are deleted as soon as a worker has time."]
+    assert operations.delete_messages() == 251
+    assert [each.text for each in client.history()][-1].startswith("251 messages")
+    assert len(client.history()) == 2  # with the command that began it
+
+
+def test_who_wants_to_be_forgotten_is(client: BotClient) -> None:
+    client.say("hello")
+    client.say("/note secret")
+    assert client.say("/forgetme") == ["In a few seconds I have never heard of you."]
+    assert operations.finish_erasures() == 1
+    assert not BotSession.objects.exists()
+    assert client.say("/count") == ["You: 0 messages so far."]

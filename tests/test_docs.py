@@ -22,10 +22,10 @@ def blocks(document: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-def run(name: str, *sources: str) -> dict[str, object]:
-    """Run blocks one after another in one module, as a reader would."""
+def run(name: str, *sources: str, **given: object) -> dict[str, object]:
+    """Run blocks one after another in one module, as a reader would, who has what is `given`."""
     module = ModuleType(name)
-    vars(module).update(Update=Update, Session=Session, Bot=Bot)
+    vars(module).update(Update=Update, Session=Session, Bot=Bot, **given)
     sys.modules[name] = module  # where annotations are looked up
     for source in sources:
         exec(compile(source, name, "exec"), vars(module))  # noqa: S102

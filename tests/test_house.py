@@ -20,7 +20,7 @@ LAYERS = [
     {
         "clearing", "context", "contents", "data", "marks", "session", "injection", "routing",
         "sessions", "access", "bots", "flows", "holding", "leases", "delivery", "turns", "upkeep",
-        "engine", "webhook", "versions", "pacing", "metrics", "logs",
+        "engine", "webhook", "versions", "pacing", "retention", "metrics", "logs",
     },
     {"operations", "schedule", "tasks"},
     {

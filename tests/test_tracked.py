@@ -1,6 +1,5 @@
 """Tracked messages: what is said where a session is open is in its slice, in both directions."""
 
-import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -24,14 +23,13 @@ from botsessions import (
     SessionKey,
     Update,
     User,
-    clearing,
     clock,
 )
 from botsessions.bots import bots
 from botsessions.clearing import Cleared
-from botsessions.exceptions import InvalidRequest, PlatformUnavailable, RateLimited
+from botsessions.exceptions import InvalidRequest, PlatformUnavailable
 from botsessions.mailboxes.base import Tracked
-from botsessions.models import BotSession, TrackedMessage
+from botsessions.models import BotSession, DeletionChunk, MessageDeletion, TrackedMessage
 from botsessions.platforms.base import Deletion
 from botsessions.platforms.local import LocalPlatform
 from botsessions.platforms.local_chat import LocalChat
@@ -833,19 +831,17 @@ async def test_a_clear_is_not_repeated_when_its_handler_is_tried_again() -> None
         assert len(noting().asked) == 1
 
 
-@pytest.mark.parametrize(("fails", "failed"), [(1, 0), (2, 0), (9, 2)])
-async def test_a_batch_that_fails_is_asked_again_and_does_not_stop_the_others(
-    fails: int, failed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """S76, S77: twice, after a pause; then it is forgotten all the same, and reported."""
-    monkeypatch.setattr(clearing, "DELETION_PAUSES", (0.01, 0.01))
+async def test_what_fails_for_the_moment_is_left_to_a_deletion_and_does_not_stop_the_others() -> (
+    None
+):
+    """S76, S77: the slice is empty all the same."""
     stuck: list[str] = []
 
     class Halting(Noting):
         async def delete_messages(
             self, chat: str, ids: Sequence[str], business: str = ""
         ) -> dict[str, Deletion]:
-            if list(ids) == stuck and self.asked.count(stuck) < fails:
+            if list(ids) == stuck:
                 self.asked.append(list(ids))
                 raise PlatformUnavailable("no answer")
             return await super().delete_messages(chat, ids, business)
@@ -853,15 +849,59 @@ async def test_a_batch_that_fails_is_asked_again_and_does_not_stop_the_others(
     with running(quiet, platform=Halting):
         async with sessions().get("ann", "ann") as session:
             sent = [str((await session.send(f"{each}"))["message_id"]) for each in range(6)]
+            beside = await session.send("beside", to="ben")
             stuck += sent[2:4]
             cleared = await session.clear()
-            assert cleared == 6
-            assert cleared.outcomes["deleted"] == 6 - failed
-            assert cleared.outcomes["failed"] == failed
+            assert cleared == 7
+            assert cleared.outcomes["deleted"] == 3
+            assert cleared.outcomes["failed"] == 0
             assert await session.messages() == ()
-        assert texts() == (["2", "3"] if failed else [])
-        assert len(noting().asked) == 3 + min(fails, 2)
+        assert texts() == ["2", "3", "4", "5"]
+        assert noting().asked == [sent[:2], stuck, [str(beside["message_id"])]]
         assert not await TrackedMessage.objects.aexists()
+        deletion = await MessageDeletion.objects.aget(pk=cleared.deletion)
+        assert (deletion.total, deletion.done, deletion.status) == (4, 0, "running")
+        chunks = DeletionChunk.objects.order_by("id").values_list("messages", flat=True)
+        left = [[id for id, _ in messages] async for messages in chunks]
+        assert left == [stuck, sent[4:]]
+
+
+async def test_refused_messages_are_forgotten_and_reported() -> None:
+    """S76: asking again would not help."""
+
+    class Refusing(Noting):
+        async def delete_messages(
+            self, chat: str, ids: Sequence[str], business: str = ""
+        ) -> dict[str, Deletion]:
+            self.asked.append(list(ids))
+            raise InvalidRequest("no")
+
+    with running(quiet, platform=Refusing):
+        async with sessions().get("ann", "ann") as session:
+            for number in range(4):
+                await session.send(f"{number}")
+            cleared = await session.clear()
+            assert (cleared, cleared.deletion) == (4, None)
+            assert cleared.outcomes["failed"] == 4
+            assert await session.messages() == ()
+        assert len(noting().asked) == 2
+
+
+async def test_a_clear_that_does_not_wait_leaves_everything_to_a_deletion() -> None:
+    """S76, P27."""
+    with running(quiet, platform=Noting):
+        async with sessions().get("ann", "ann") as session:
+            for number in range(5):
+                await session.send(f"{number}")
+            cleared = await session.clear(lambda each: each.text != "2", wait=False)
+            assert cleared == 4
+            assert sum(cleared.outcomes.values()) == 0
+            assert said(await session.messages()) == ["2"]
+        assert noting().asked == []
+        deletion = await MessageDeletion.objects.aget(pk=cleared.deletion)
+        assert (deletion.total, deletion.bot, deletion.through) == (4, "demo", "demo")
+        nothing = await sessions().get("ben", "ben").clear(wait=False)
+        assert (nothing, nothing.deletion) == (0, None)
 
 
 async def test_250_messages_are_three_calls() -> None:
@@ -877,27 +917,6 @@ async def test_250_messages_are_three_calls() -> None:
         assert cleared == cleared.outcomes["deleted"] == 250
         assert [len(ids) for ids in noting().asked] == [100, 100, 50]
         assert texts() == []
-
-
-async def test_a_deletion_waits_for_as_long_as_the_platform_wants() -> None:
-    """S76: a 429 says when to come again."""
-    times: list[float] = []
-
-    class Limited(Noting):
-        async def delete_messages(
-            self, chat: str, ids: Sequence[str], business: str = ""
-        ) -> dict[str, Deletion]:
-            times.append(time.monotonic())
-            if len(times) == 1:
-                raise RateLimited("slower", retry_after=0.8)
-            return await super().delete_messages(chat, ids, business)
-
-    with running(quiet, platform=Limited):
-        ann = sessions().get("ann", "ann")
-        await ann.send("hi")
-        assert (await ann.clear()).outcomes["deleted"] == 1
-        assert texts() == []
-        assert times[1] - times[0] >= 0.8
 
 
 async def test_clearing_nothing_asks_nothing() -> None:

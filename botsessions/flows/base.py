@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-from botsessions.exceptions import Diverged, LeaseLost, SessionConflict, Unavailable
+from botsessions.exceptions import Diverged, LeaseLost, NewerData, SessionConflict, Unavailable
 from botsessions.flows.control import SessionController
 from botsessions.flows.state import DEFAULT, End, FlowState, Later, begun
 from botsessions.injection import BY_NAME, Plan, provided
@@ -27,7 +27,7 @@ MISMATCHED = "mismatched"
 #: What each hook is given, beside what every handler may declare.
 GIVEN = {End.FAILED.value: frozenset({"error"})}
 #: What is no fault of a flow's function: the update is tried again.
-PASSING = (Unavailable, LeaseLost, SessionConflict, Diverged)
+PASSING = (Unavailable, LeaseLost, SessionConflict, Diverged, NewerData)
 #: How many actions one run of a flow may take.
 ORDINALS = 1000
 

@@ -64,6 +64,8 @@ class Waiting(msgspec.Struct, gc=False):
     journal: list[dict[str, Any]] = []
     #: Not to be tried before this.
     due_at: datetime | None = None
+    #: When it was stored.
+    received_at: datetime | None = None
 
 
 class Admission(Enum):
@@ -303,6 +305,14 @@ class Mailbox(Protocol):
 
     def forget(self, messages: Sequence[Tracked]) -> None:
         """Take these messages out of their slices."""
+
+    def delete_later(
+        self, bot: str, through: str, messages: Sequence[Tracked], size: int, requested_by: str = ""
+    ) -> int:
+        """Take these messages out of their slices into a `MessageDeletion`, and return its id.
+
+        They are messages of `bot`, to be deleted by the bot `through` in calls of `size`.
+        """
 
     def end(self, sessions: Sequence[SessionKey]) -> None:
         """Close these sessions: their slices are empty, and nothing is tracked any more."""

@@ -40,7 +40,7 @@ from botsessions import clock
 from botsessions.conf import settings
 from botsessions.exceptions import Unavailable
 from botsessions.keys import SessionKey
-from botsessions.mailboxes import slices
+from botsessions.mailboxes import deletions, slices
 from botsessions.mailboxes.base import (
     Admission,
     Admitted,
@@ -199,7 +199,19 @@ class DatabaseMailbox:
 
     def forget(self, messages: Sequence[Tracked]) -> None:
         self.flush()
-        self._transaction(lambda: slices.forget(self.using, messages))
+        ids = [each.id for each in messages]
+        self._transaction(lambda: slices.forget(self.using, ids))
+
+    def delete_later(
+        self, bot: str, through: str, messages: Sequence[Tracked], size: int, requested_by: str = ""
+    ) -> int:
+        self.flush()
+
+        def work() -> int:
+            slices.forget(self.using, [each.id for each in messages])
+            return deletions.begin(self.using, bot, through, messages, size, requested_by)
+
+        return self._transaction(work)
 
     def end(self, sessions: Sequence[SessionKey]) -> None:
         self.flush()

@@ -169,8 +169,9 @@ def waiting_of(rows: Tuples) -> list[Waiting]:
             attempts,
             msgspec.json.decode(journal) if journal else [],
             aware(due_at),
+            aware(received_at),
         )
-        for mailbox, token, payload, attempts, journal, due_at in rows
+        for mailbox, token, payload, attempts, journal, due_at, received_at in rows
     ]
 
 

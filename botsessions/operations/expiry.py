@@ -28,7 +28,7 @@ log = logging.getLogger("botsessions.operations")
 
 PENDING = BotUpdate.Status.PENDING
 #: How many expired sessions are ended in one transaction.
-SWEPT = 100
+SWEPT = 500
 
 
 def sweep(limit: int = 10_000) -> int:

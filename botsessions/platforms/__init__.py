@@ -1,5 +1,5 @@
 """Chat platforms: how requests are authenticated and parsed, messages sent and deleted."""
 
-from botsessions.platforms.base import Deletion, Platform
+from botsessions.platforms.base import Deletion, Platform, Rate
 
-__all__ = ["Deletion", "Platform"]
+__all__ = ["Deletion", "Platform", "Rate"]

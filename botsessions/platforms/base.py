@@ -8,6 +8,7 @@ suite that a new one starts from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -27,6 +28,14 @@ class Deletion(StrEnum):
     FAILED = "failed"
 
 
+@dataclass(frozen=True)
+class Rate:
+    """At most `count` messages in any span of `seconds`."""
+
+    count: int
+    seconds: float
+
+
 class Platform:
     """One bot's connection to its chat platform.
 
@@ -43,6 +52,13 @@ class Platform:
     delete_batch_size: ClassVar[int] = 100
     #: For how long after it was sent a message can be deleted; None where age does not matter.
     deletable_for: ClassVar[timedelta | None] = None
+
+    #: How many messages a bot may send: to a "chat", to a chat that is a "group" besides, and as a
+    #: "bot" to all of them. Each is optional, and a bot's setting RATES overrides them.
+    rates: ClassVar[Mapping[str, Rate]] = {}
+    #: Does a send wait for its turn, and after a 429 for as long as that says? Where it does not,
+    #: as where a test's clock stands still, a 429 is the caller's.
+    is_paced: ClassVar[bool] = True
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         self.alias = alias
@@ -95,6 +111,17 @@ class Platform:
         """
         raise NotImplementedError
 
+    def messages_in(self, method: str, parameters: Mapping[str, Any]) -> int:
+        """Return how many messages a call makes, which its rates count; 0 for none.
+
+        Whatever the parameters are it raises nothing.
+        """
+        return 0
+
+    def is_group(self, chat: str) -> bool:
+        """Is the chat one of those that the rate of groups is for, as its id tells?"""
+        return False
+
     def messages(self, result: Any, chat: str = "", business: str = "") -> Sequence[Message]:
         """Return the messages that an API answer holds: one, several, or none.
 
@@ -106,11 +133,14 @@ class Platform:
     async def delete_messages(
         self, chat: str, ids: Sequence[str], business: str = ""
     ) -> dict[str, Deletion]:
-        """Delete up to `delete_batch_size` messages of a chat and say what became of each.
+        """Delete up to `delete_batch_size` messages of a chat, in one call; say what became of
+        each.
 
         `business` is the connection in whose name they were said, where platforms have such. Raises
-        `RateLimited` or `PlatformUnavailable` when nothing is known of any of them yet; once
-        something is, the others are `FAILED`, which may be asked again.
+        `BatchRefused` where one of several may not be deleted and none was: ask for fewer
+        (`botsessions.clearing.delete` does). Raises another `PlatformError` where nothing is known
+        of them; one that is not `permanent` may be asked again, and `Forbidden` is true of every
+        message of the chat. `FAILED` is final.
         """
         raise NotImplementedError
 

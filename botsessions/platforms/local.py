@@ -186,6 +186,12 @@ class LocalPlatform(Platform):
         chat = parameters.get("chat")
         return chat if isinstance(chat, str) else ""
 
+    def messages_in(self, method: str, parameters: Mapping[str, Any]) -> int:
+        """Return 1 for `send` and `edit`, and for an `album` how many texts it has."""
+        texts = parameters.get("texts") if method == "album" else None
+        several = len(texts) if isinstance(texts, list | tuple) else 0
+        return several or int(method in ("send", "edit", "album"))
+
     def aim(self, parameters: Mapping[str, Any], chat: str, business: str = "") -> dict[str, Any]:
         """Return the parameters with `chat` where none was given."""
         aimed = dict(parameters)

@@ -15,14 +15,13 @@ from msgspec import structs
 from yarl import URL
 
 from botsessions.exceptions import (
-    Forbidden,
+    BatchRefused,
     InvalidRequest,
     MalformedBody,
     NotFound,
-    PlatformError,
     Unauthorized,
 )
-from botsessions.platforms.base import Deletion, Platform
+from botsessions.platforms.base import Deletion, Platform, Rate
 from botsessions.platforms.body import decode
 from botsessions.platforms.telegram_api import BotApi
 from botsessions.platforms.telegram_updates import (
@@ -40,6 +39,16 @@ SECRET_HEADER: Final = b"x-telegram-bot-api-secret-token"
 _OPTIONS: Final = ("token", "secret", "api_url", "timeout")
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}", re.ASCII)
 _SHORT_SECRET: Final = 16
+#: The methods that make messages, or change one: the beginnings of their names, in lower case, ...
+_SPEAKING: Final = ("send", "copymessage", "forwardmessage", "editmessage")
+#: ... what those that make none are called, or end with, ...
+_SILENT: Final = ("sendchataction", "draft")
+#: ... and which parameter lists the messages of those that make several.
+_SEVERAL: Final = {
+    "sendmediagroup": "media",
+    "copymessages": "message_ids",
+    "forwardmessages": "message_ids",
+}
 #: Parameters that, together, say where a call goes, so that no chat may stand beside them.
 _ELSEWHERE: Final = (frozenset({"inline_message_id"}), frozenset({"gift_id", "user_id"}))
 #: Why one message cannot be deleted, by what the error says; the first that fits counts. Which of
@@ -69,6 +78,12 @@ class TelegramPlatform(Platform):
     redelivers: ClassVar[bool] = True
     delete_batch_size: ClassVar[int] = 100
     deletable_for: ClassVar[timedelta | None] = timedelta(hours=48)
+    #: https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this
+    rates: ClassVar[Mapping[str, Rate]] = {
+        "chat": Rate(1, 1.0),
+        "group": Rate(20, 60.0),
+        "bot": Rate(30, 1.0),
+    }
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
@@ -138,6 +153,22 @@ class TelegramPlatform(Platform):
         """Return the `chat_id`; a public chat may be named as `@name`."""
         return identifier(parameters.get("chat_id"))
 
+    def messages_in(self, method: str, parameters: Mapping[str, Any]) -> int:
+        """Return how many messages a method sends, copies, forwards or edits.
+
+        Albums, and copies and forwards of several, count each of theirs. Methods are named in
+        either case (https://core.telegram.org/bots/api#making-requests).
+        """
+        name = method.lower()
+        if not name.startswith(_SPEAKING) or name.endswith(_SILENT):
+            return 0
+        several = parameters.get(_SEVERAL.get(name, ""))
+        return max(len(several), 1) if isinstance(several, list | tuple) else 1
+
+    def is_group(self, chat: str) -> bool:
+        """Is it a group or a channel? Their ids are negative; a public one has a name."""
+        return chat.startswith(("-", "@"))
+
     def business(self, parameters: Mapping[str, Any]) -> str:
         """Return the `business_connection_id`."""
         return identifier(parameters.get("business_connection_id"))
@@ -183,43 +214,20 @@ class TelegramPlatform(Platform):
         """Delete up to 100 messages (https://core.telegram.org/bots/api#deletemessages).
 
         Telegram skips ids that are not there, but refuses the whole batch, and deletes nothing,
-        when one may not be deleted: the batch is then halved until the culprits stand alone. What
-        is still unknown when the platform stops answering midway is `FAILED` and may be asked
-        again; so may a refusal for another reason. An id that is no number names no message.
+        when one may not be deleted. An id that is no number names no message.
         """
         if len(ids) > self.delete_batch_size:
             raise ValueError(
                 f"{len(ids)} messages to delete: {self.delete_batch_size} at most in one call."
             )
         outcome = dict.fromkeys(ids, Deletion.GONE)
-        batches = [[id for id in outcome if _is_message_id(id)]]
-        asked: set[str] = set()
-        while batches:
-            batch = batches.pop()
-            if not batch:
-                continue
-            try:
-                result = await self._delete(chat, batch, business)
-            except Forbidden:
-                result = Deletion.FORBIDDEN
-                batch += [id for waiting in batches for id in waiting]
-                batches.clear()
-            except PlatformError:
-                if not asked:
-                    raise
-                result = Deletion.FAILED
-                batch += [id for waiting in batches for id in waiting]
-                batches.clear()
-            if result is None:
-                half = (len(batch) + 1) // 2
-                batches += [batch[half:], batch[:half]]
-                continue
-            asked.update(batch)
-            outcome.update(dict.fromkeys(batch, result))
+        asked = [id for id in outcome if _is_message_id(id)]
+        if asked:
+            outcome |= dict.fromkeys(asked, await self._delete(chat, asked, business))
         return outcome
 
-    async def _delete(self, chat: str, ids: list[str], business: str) -> Deletion | None:
-        """Delete messages and return what became of all of them, or None: ask for fewer."""
+    async def _delete(self, chat: str, ids: list[str], business: str) -> Deletion:
+        """Delete messages and return what became of all of them."""
         numbers = [int(id) for id in ids]
         try:
             if business:
@@ -233,8 +241,13 @@ class TelegramPlatform(Platform):
         except InvalidRequest as error:
             reason = error.description.lower()
             for words, outcome in _REFUSALS:
-                if words in reason:
-                    return outcome if len(ids) == 1 else None
+                if words not in reason:
+                    continue
+                if len(ids) == 1:
+                    return outcome
+                raise BatchRefused(
+                    error.description, method=error.method, code=error.code
+                ) from error
             if any(words in reason for words in _OUT_OF_REACH):
                 return Deletion.FORBIDDEN
             # 404 is the method's absence, on a server of an older Bot API.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from botsessions.context import running
 from botsessions.platforms.base import Deletion
@@ -21,7 +21,13 @@ class Call(NamedTuple):
 
 
 class ScriptedPlatform(LocalPlatform):
-    """A chat network in memory that notes what the bot does, and fails when a test says so."""
+    """A chat network in memory that notes what the bot does, and fails when a test says so.
+
+    It has no rates, and nothing waits: the clock stands still. A 429 is met by the handler at once,
+    as elsewhere one is that asks for more than RATE_WAIT seconds.
+    """
+
+    is_paced: ClassVar[bool] = False
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from botsessions.exceptions import MalformedBody, PlatformError, Unauthorized
-from botsessions.platforms.base import Deletion, Platform
+from botsessions.platforms.base import Deletion, Platform, Rate
 from botsessions.updates import Message, Update
 
 #: Bodies that no platform sends: each is refused as malformed, or holds no update worth trouble.
@@ -219,6 +219,25 @@ class PlatformContract:
 
         with self.online() as platform:
             asyncio.run(run(platform))
+
+    def test_rates_are_sound(self) -> None:
+        platform = self.platform()
+        assert platform.rates.keys() <= {"chat", "group", "bot"}
+        for rate in platform.rates.values():
+            assert isinstance(rate, Rate)
+            assert rate.count >= 1
+            assert rate.seconds > 0
+        for chat in (self.chat, "", "-", "@", "ä", "x" * 100):
+            assert isinstance(platform.is_group(chat), bool)
+
+    def test_messages_of_a_call_are_counted_whatever_its_parameters_are(self) -> None:
+        platform = self.platform()
+        lists = ("media", "message_ids", "messages", "texts", "to")
+        for method in ("send", "sendMessage", "sendMediaGroup", "copyMessages", "album", ""):
+            assert platform.messages_in(method, {}) >= 0
+            for value in (None, 7, "7", [], [1, 2], (1,), {"a": 1}):
+                assert platform.messages_in(method, dict.fromkeys(lists, value)) >= 0
+        assert platform.messages_in(self.unknown_method, {"text": "hi"}) == 0
 
     def test_deletion_has_an_outcome_for_each_id(self) -> None:
         async def run(platform: Platform) -> None:

@@ -19,6 +19,7 @@ from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Tracked
 from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.models import BotSession, BotUpdate
+from botsessions.versions import split
 
 #: The precision of the databases, and so what lies between a moment and the next.
 TICK = timedelta(microseconds=1)
@@ -29,7 +30,7 @@ class SessionState:
     """What is stored of a session."""
 
     key: SessionKey
-    #: As JSON has it, None while nothing was stored.
+    #: As JSON has it, None while nothing was stored; without the mark of its version.
     data: Any
     version: int
     is_open: bool
@@ -38,6 +39,8 @@ class SessionState:
     messages: tuple[Tracked, ...]
     #: The flow that waits in it, as JSON has it; None where none does.
     flow: Any
+    #: The version of the type that the data is of.
+    data_version: int = 1
 
     @classmethod
     def read(cls, bot: Bot, key: SessionKey) -> Self | None:
@@ -47,14 +50,16 @@ class SessionState:
         if row is None or row.is_expired:
             return None
         fill(bot.store, [(key, row)])
+        data_version, data = split(row.data or b"null")
         return cls(
             key,
-            None if row.data is None else msgspec.json.decode(row.data),
+            msgspec.json.decode(data),
             row.version,
             row.is_open,
             row.expires_at,
             tuple(mailbox.tracked(key)),
             None if row.flow is None else msgspec.json.decode(row.flow),
+            data_version,
         )
 
 

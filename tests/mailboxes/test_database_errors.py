@@ -281,6 +281,7 @@ def test_project_isolation_level_does_not_matter(monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def opened(transactional_db: None) -> Iterator[DatabaseMailbox]:
     """A mailbox whose verbs have this thread, and its connection, for themselves."""
+    connection.close()  # a connection that others have used is none of its own
     mailbox = DatabaseMailbox()
     mailbox.open()
     yield mailbox

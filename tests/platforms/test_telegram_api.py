@@ -17,7 +17,9 @@ import msgspec
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from botsessions import clearing
 from botsessions.exceptions import (
+    BatchRefused,
     Forbidden,
     InvalidRequest,
     NotFound,
@@ -633,8 +635,17 @@ def test_call_that_names_no_chat_is_aimed_at_one(
 def delete(
     api: StubBotApi, ids: Iterable[Any], *, chat: str = "42", business: str = ""
 ) -> dict[str, Deletion]:
-    asked = [str(id) for id in ids]
-    return run(api, lambda platform: platform.delete_messages(chat, asked, business))
+    """Delete messages as whoever clears a slice does, and return what became of each."""
+    found: dict[str, Deletion] = {}
+
+    async def collect(platform: TelegramPlatform) -> dict[str, Deletion]:
+        doomed = [(str(id), None) for id in ids]
+        async for known in clearing.delete(platform, chat, business, doomed):
+            assert not found.keys() & known.keys()
+            found.update(known)
+        return found
+
+    return run(api, collect)
 
 
 def send(api: StubBotApi, count: int, **options: Any) -> list[int]:
@@ -762,7 +773,7 @@ def test_chat_that_is_gone_has_no_messages(api: StubBotApi) -> None:
     assert set(delete(api, [1, 2]).values()) == {Deletion.GONE}
 
 
-def test_refusal_for_another_reason_may_be_asked_again(api: StubBotApi) -> None:
+def test_refusal_for_another_reason_is_final(api: StubBotApi) -> None:
     api.plan("deleteMessages", refusal(400, "Bad Request: something new"), refusal(404, "No"))
     assert set(delete(api, [1, 2]).values()) == {Deletion.FAILED}
     assert set(delete(api, [1, 2]).values()) == {Deletion.FAILED}
@@ -791,14 +802,32 @@ def test_failure_is_raised_while_nothing_is_known(
         delete(api, ids)
 
 
-def test_failure_midway_keeps_what_is_known(api: StubBotApi) -> None:
+def test_what_became_of_messages_is_known_after_each_call(api: StubBotApi) -> None:
+    """S76: a failure midway takes nothing back."""
     ids = send(api, 8)
     api.protected = {(42, ids[7]): NOT_ALLOWED}
     api.plan("deleteMessages", None, None, refusal(429, "Too Many Requests", retry_after=7))
-    outcome = list(delete(api, ids).values())
-    assert outcome == [Deletion.DELETED] * 4 + [Deletion.FAILED] * 4
+    known: list[dict[str, Deletion]] = []
+
+    async def collect(platform: TelegramPlatform) -> None:
+        async for found in clearing.delete(platform, "42", "", [(str(id), None) for id in ids]):
+            known.append(found)
+
+    with pytest.raises(RateLimited):
+        run(api, collect)
+    assert known == [dict.fromkeys(map(str, ids[:4]), Deletion.DELETED)]
     again = list(delete(api, ids[4:]).values())
     assert again == [Deletion.DELETED] * 3 + [Deletion.FORBIDDEN]
+
+
+def test_batch_with_an_undeletable_message_is_refused_as_a_whole(api: StubBotApi) -> None:
+    ids = send(api, 2)
+    api.protected = {(42, ids[1]): NOT_ALLOWED}
+    asked = [str(id) for id in ids]
+    with pytest.raises(BatchRefused):
+        run(api, lambda platform: platform.delete_messages("42", asked))
+    assert len(api.calls) == 1
+    assert len(api.sent) == 2
 
 
 def test_business_messages_are_deleted_by_their_own_method(api: StubBotApi) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from botsessions import Router, Session, SessionController, Talk, Update
+from botsessions import Bot, Router, Session, SessionController, Talk, Update
 from tests.processes.notes import first_time, note_run
 
 
@@ -130,3 +130,16 @@ async def fail(update: Update, session: Session[Work]) -> None:
     await session.send(update.id)
     await session.send(f"{update.id} goes on")
     raise RuntimeError("This handler fails.")
+
+
+paced = Router()
+
+
+@paced.command("tell")
+async def tell(update: Update, session: Session[Work], bot: Bot) -> None:
+    """Say several things: here, and in the chats that are named."""
+    for number in range(2):
+        await session.send(f"{update.id} {number}")
+        for chat in update.arguments.split():
+            await bot.send(chat, f"{update.id} {number}")
+    session.data.count += 1

@@ -30,12 +30,33 @@ BOT = {
     "ROUTER": "tests.processes.bots.router",
     "OPTIONS": {"secret": env.str("BOT_SECRET"), "path": str(FOLDER / "chat.sqlite3")},
 }
+#: A bot that may say little, to a stub of Telegram; its servers share its rates in a Redis or not.
+PACED = {
+    "PLATFORM": "botsessions.platforms.telegram.TelegramPlatform",
+    "ROUTER": "tests.processes.bots.paced",
+    "OPTIONS": {
+        "token": env.str("BOT_API_TOKEN", "1:none"),
+        "secret": "a-secret-of-the-tests",
+        "api_url": env.str("BOT_API_URL", "http://127.0.0.1:1"),
+    },
+    "RATES": {"chat": (1, 0.2), "group": (3, 1.0), "bot": (5, 0.4)},
+}
+if env.str("RATE_REDIS_URL", ""):
+    CACHES = {
+        "default": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": env.str("RATE_REDIS_URL"),
+            "KEY_PREFIX": f"botsessions-tests-{FOLDER.name}",
+            "OPTIONS": {"SERIALIZER": "django_redis.serializers.json.JSONSerializer"},
+        }
+    }
 BOTSESSIONS = {
     "BOTS": {
         # As a platform that delivers again what was not acknowledged: handled first.
         "chat": BOT | {"ACK_AFTER": env.float("ACK_AFTER")},
         # As one that does not: stored first.
         "stored": BOT | {"ACK_AFTER": 0},
+        "paced": PACED | {"ACK_AFTER": env.float("ACK_AFTER")},
     },
     "LEASE": env.float("LEASE"),
     "RENEW_EVERY": env.float("RENEW_EVERY"),

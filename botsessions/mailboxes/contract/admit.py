@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+from botsessions import clock
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Arrival, Commit, Committed, Effect, Outcome, Waiting
 from botsessions.mailboxes.contract.cases import (
@@ -17,6 +18,7 @@ from botsessions.mailboxes.contract.cases import (
     STORED,
     MailboxCases,
     arrival,
+    bare,
     done,
     failed,
     names,
@@ -66,7 +68,7 @@ class AdmitContract(MailboxCases):
         assert admitted.decisions == [STORED]
         assert admitted.waiting == []
         (waiting,) = self.commit(done(first)).waiting
-        assert waiting == Waiting("demo:ann", "one", second.update)
+        assert bare([waiting]) == [Waiting("demo:ann", "one", second.update)]
 
     def test_duplicate_of_a_done_update_is_told(self) -> None:
         first = arrival("1")
@@ -120,6 +122,15 @@ class AdmitContract(MailboxCases):
         assert self.admit(arrival("1"), token="two").decisions == [DUPLICATE]
         assert self.admit(arrival("2"), token="three").decisions == [HANDLE]
 
+    def test_update_that_waited_tells_since_when(self) -> None:
+        """P35."""
+        before = clock.now()
+        self.admit(arrival("1"), arrival("2"))
+        (waiting,) = self.commit(done(arrival("1"))).waiting
+        assert waiting.received_at is not None
+        # Some databases keep whole seconds, or less of them than Python does.
+        assert abs((waiting.received_at - before).total_seconds()) < 60
+
     def test_older_pending_updates_come_first(self) -> None:
         first, second, third = arrival("1"), arrival("2"), arrival("3")
         self.admit(first, second, third)
@@ -127,7 +138,7 @@ class AdmitContract(MailboxCases):
         newcomer = arrival("4")
         admitted = self.admit(newcomer, arrival("5", "demo:ben"), token="two")
         assert admitted.decisions == [STORED, HANDLE]
-        assert admitted.waiting == [Waiting("demo:ann", "two", second.update)]
+        assert bare(admitted.waiting) == [Waiting("demo:ann", "two", second.update)]
         order = []
         for each in (second, third, newcomer):
             order += names(self.commit(done(each, "two")).waiting)

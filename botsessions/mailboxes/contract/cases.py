@@ -162,6 +162,11 @@ def names(waiting: Iterable[Waiting]) -> list[str]:
     return sorted(each.update.id for each in waiting)
 
 
+def bare(waiting: Iterable[Waiting]) -> list[Waiting]:
+    """Return updates that wait without the time at which they were stored, which may vary."""
+    return [msgspec.structs.replace(each, received_at=None) for each in waiting]
+
+
 def value(row: Row | None) -> Any:
     """Return a session's data as Python has it."""
     assert row is not None

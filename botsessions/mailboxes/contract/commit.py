@@ -16,6 +16,7 @@ from botsessions.mailboxes.contract.cases import (
     STORED,
     MailboxCases,
     arrival,
+    bare,
     done,
     failed,
     names,
@@ -220,7 +221,7 @@ class CommitContract(MailboxCases):
         self.mailbox.record([sent(first, 0, "7")])
         committed = self.commit(failed(first, attempts=2, error="Traceback", due_at=due))
         assert committed.outcomes == [Outcome.COMMITTED]
-        assert committed.waiting == [
+        assert bare(committed.waiting) == [
             Waiting(
                 "demo:ann",
                 "one",

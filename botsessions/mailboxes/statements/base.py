@@ -196,7 +196,8 @@ class Statements:
         """Find the next pending update of each mailbox that is held with its token.
 
         That is the one that failed and is tried again in its place, else the oldest:
-        (key, token, payload, attempts, journal, due_at), payload and journal as JSON text.
+        (key, token, payload, attempts, journal, due_at, received_at), payload and journal as JSON
+        text.
         """
         raise NotImplementedError
 

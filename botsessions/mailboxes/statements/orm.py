@@ -161,11 +161,11 @@ class OrmStatements(Statements):
         rows = (
             self._rows(BotUpdate)
             .filter(pk__in=ids)
-            .values_list("mailbox", "payload", "attempts", "journal", "due_at")
+            .values_list("mailbox", "payload", "attempts", "journal", "due_at", "received_at")
         )
         return [
-            (mailbox, tokens[mailbox], _text(payload), attempts, _text(journal), due_at)
-            for mailbox, payload, attempts, journal, due_at in rows
+            (mailbox, tokens[mailbox], _text(payload), attempts, _text(journal), *moments)
+            for mailbox, payload, attempts, journal, *moments in rows
         ]
 
     def insert_pending(self, updates: Sequence[UpdateRow], now: datetime) -> None:

@@ -77,7 +77,9 @@ SELECT r.update_id, r.bot FROM {{rows}}
 {{one:{UPDATES} u ON u.update_id = r.update_id AND u.bot = r.bot}}"""
 
 NEXT = f"""
-SELECT l.key, l.token, {{json:u.payload}}, u.attempts, {{json:u.journal}}, {{moment:u.due_at}}
+SELECT
+    l.key, l.token, {{json:u.payload}}, u.attempts, {{json:u.journal}}, {{moment:u.due_at}},
+    {{moment:u.received_at}}
 FROM {{rows}}
 {{one:{LEASES} l ON l.key = r.key AND l.token = r.token}}
 {{one:{UPDATES} u ON u.id = (

@@ -1,4 +1,4 @@
-"""`manage.py bots`: what is configured, webhooks, polling, a chat, and what is done regularly."""
+"""`manage.py bots`: what is configured, webhooks, polling and a chat; `operating` has the rest."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import BaseCommand, CommandError, CommandParser
 
-from botsessions import operations
 from botsessions.bots import Bot, bots
 from botsessions.conf import settings
 from botsessions.exceptions import BotsessionsError, PlatformError
 from botsessions.management import console, foreground, polling, webhooks
+from botsessions.management.operating import Operating
 
 Options = Mapping[str, Any]
 
@@ -24,7 +24,10 @@ Options = Mapping[str, Any]
 class Command(BaseCommand):
     """The subcommands; each is a method that takes the options."""
 
-    help = "Lists the bots, sets their webhooks, polls for their updates, chats with them."
+    help = (
+        "Lists the bots, sets their webhooks, polls for their updates, chats with them; sweeps, "
+        "prunes, deletes, erases, exports and migrates what is stored."
+    )
     stealth_options = ("run", "stdin")
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -96,27 +99,8 @@ class Command(BaseCommand):
             "(default: %(default)s)",
         )
 
-        _add(
-            verbs,
-            "sweep",
-            self.sweep,
-            "End sessions that have expired: their data, messages and rows are deleted. Celery "
-            "beat does that every minute.",
-        )
-        _add(
-            verbs,
-            "deadlines",
-            self.deadlines,
-            "Let waiters and conversations know that their deadlines have passed. A running server "
-            "does that at once, Celery beat every few seconds.",
-        )
-        _add(
-            verbs,
-            "recover",
-            self.recover,
-            "Handle, here and now, acknowledged updates whose process was killed. A running server "
-            "and Celery beat do that every few seconds.",
-        )
+        # Looked up when it writes: whoever calls the command may give it another.
+        Operating(lambda line: self.stdout.write(line)).add_to(verbs, _add)
 
     def handle(self, *args: Any, **options: Any) -> None:
         run: Callable[[Options], None] = options["run"]
@@ -168,15 +152,6 @@ class Command(BaseCommand):
         chat = console.Console(_find(options), options["user"], options["chat"], self.stdout.write)
         stdin = options.get("stdin") or sys.stdin
         foreground.run(partial(chat.run, stdin), self._tell_stopping)
-
-    def recover(self, options: Options) -> None:
-        self.stdout.write(f"Mailboxes taken up: {operations.recover()}")
-
-    def sweep(self, options: Options) -> None:
-        self.stdout.write(f"Sessions ended: {operations.sweep()}")
-
-    def deadlines(self, options: Options) -> None:
-        self.stdout.write(f"Deadlines that had passed: {operations.deadlines()}")
 
     def _tell_stopping(self) -> None:
         self.stdout.write(
