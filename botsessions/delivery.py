@@ -188,6 +188,10 @@ class Delivery:
         commit.attempts = max(self.attempts, 1)
         return commit
 
+    def held(self, seen: Sequence[Seen]) -> Commit:
+        """Return what keeps it for the operator who is talking where it is from."""
+        return self._end(Effect.HELD, seen=seen)
+
     def failed(self, error: BaseException, seen: Sequence[Seen] = ()) -> Commit:
         """Return what a handler's exception makes of it: another attempt, or parked.
 

@@ -35,6 +35,7 @@ from botsessions.delivery import Delivery, KeySearches, slow_ones, unavailable, 
 from botsessions.exceptions import LeaseLost, Unavailable
 from botsessions.flows import deadlines
 from botsessions.flows.dispatch import dispatch
+from botsessions.flows.takeover import Held
 from botsessions.leases import TICK, Lease, Leases
 from botsessions.mailboxes.base import (
     Admission,
@@ -478,6 +479,8 @@ class Engine:
             saves, seen = context.saves(), [*context.incoming, *context.seen]
             commit = delivery.done(saves, context.openings(), seen)
             self._reach("before_commit", delivery)
+        except Held:
+            commit = delivery.held(context.incoming)
         except Unavailable as error:
             commit = delivery.contended(error, context.incoming)
         except LeaseLost as error:

@@ -14,6 +14,7 @@
     ├── Diverged                    a conversation's code fits its journal no longer
     ├── SessionError
     │   ├── SessionConflict         somebody else saved the session meanwhile
+    │   ├── SessionTakenOver        an operator is talking in the session
     │   ├── SessionsDisabled        the bot has no session store
     │   ├── NoSessionKey            the update belongs to no session
     │   └── InvalidSessionData      not JSON, or larger than MAX_DATA_BYTES
@@ -111,6 +112,10 @@ class SessionError(BotsessionsError):
 
 class SessionConflict(SessionError):
     """A session of another scope was saved by somebody else while the handler ran."""
+
+
+class SessionTakenOver(SessionError):
+    """An operator is talking in the session: no flow can begin or end there until they are done."""
 
 
 class SessionsDisabled(SessionError):

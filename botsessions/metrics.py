@@ -64,6 +64,8 @@ if SHARED:
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 WAITS: Final = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
 UPDATES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+#: What an attempt that is not done yet counts as; any other is a retry.
+OUTCOMES: Final = {Effect.PARKED: "parked", Effect.HELD: "held"}
 BYTES: Final = (64, 256, 1024, 4096, 16384, 65536)
 
 
@@ -167,7 +169,7 @@ def _commits(
         if commit.effect is done:
             key = bot, "done"
         else:
-            key = bot, "parked" if commit.effect is Effect.PARKED else "retry"
+            key = bot, OUTCOMES.get(commit.effect, "retry")
         outcomes[key] = outcomes.get(key, 0) + 1
         for save in commit.saves:
             if save.data is not None:

@@ -47,6 +47,17 @@ class BotSession(models.Model):
     class Meta:
         verbose_name = _("session")
         verbose_name_plural = _("sessions")
+        permissions = (
+            ("clear_botsession", _("Can delete the messages of a session")),
+            ("forget_botsession", _("Can forget the messages of a session")),
+            ("close_botsession", _("Can close a session")),
+            ("reset_botsession", _("Can reset the data of a session")),
+            ("end_flow_botsession", _("Can end the flow of a session")),
+            ("send_botsession", _("Can send messages as the bot")),
+            ("take_over_botsession", _("Can take over a session from the bot")),
+            ("export_botsession", _("Can export what is stored of somebody")),
+            ("erase_botsession", _("Can erase what is stored of somebody")),
+        )
         constraints = (
             # The bot comes last: with it first, the planner of a fresh table reads all of a bot's
             # rows.
@@ -121,7 +132,7 @@ class BotUpdate(models.Model):
     """One update of a bot, kept so that its duplicates are known.
 
     `payload` (the whole `Update`) and `journal` (what its handler sent so far) are kept while it is
-    pending or parked. The order of ids is the order in which the updates of one mailbox were
+    pending, parked or held. The order of ids is the order in which the updates of one mailbox were
     acknowledged.
     """
 
@@ -129,6 +140,7 @@ class BotUpdate(models.Model):
         PENDING = "pending", _("pending")
         DONE = "done", _("done")
         PARKED = "parked", _("parked")
+        HELD = "held", _("held for an operator")
 
     bot = models.CharField(_("bot"), max_length=64)
     update_id = models.CharField(_("update id"), max_length=128)
@@ -146,6 +158,10 @@ class BotUpdate(models.Model):
     class Meta:
         verbose_name = _("update")
         verbose_name_plural = _("updates")
+        permissions = (
+            ("replay_botupdate", _("Can replay an update")),
+            ("drop_botupdate", _("Can drop an update")),
+        )
         constraints = (
             # The bot comes last, as in BotSession.
             models.UniqueConstraint(fields=["update_id", "bot"], name="botsessions_update_once"),
@@ -159,6 +175,9 @@ class BotUpdate(models.Model):
             ),
             models.Index(
                 fields=["bot", "id"], condition=Q(status="parked"), name="botsessions_parked"
+            ),
+            models.Index(
+                fields=["mailbox", "id"], condition=Q(status="held"), name="botsessions_held"
             ),
         )
 
@@ -222,6 +241,7 @@ class MessageDeletion(models.Model):
     class Meta:
         verbose_name = _("message deletion")
         verbose_name_plural = _("message deletions")
+        permissions = (("cancel_messagedeletion", _("Can cancel a message deletion")),)
         indexes = (
             models.Index(
                 fields=["due_at"],

@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from botsessions.clearing import Cleared, clear_messages, forget, in_batches
 from botsessions.context import Action, Context
+from botsessions.flows import takeover
 from botsessions.flows.state import DEFAULT, End, FlowState, Later
 from botsessions.holding import UNREAD, Holding, T
 from botsessions.mailboxes.base import Tracked
@@ -86,6 +87,7 @@ class Session(Holding[T]):
 
         async def ended() -> bool:
             await self.load()
+            takeover.check(self)
             state = self.slot.state
             if state is None:
                 return False

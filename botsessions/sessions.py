@@ -66,8 +66,18 @@ class SessionHandle(Generic[T]):
     `LeaseLost` and nothing is saved.
     """
 
-    def __init__(self, bot: Bot, key: SessionKey, spec: SessionSpec, wait: float = WAIT) -> None:
+    def __init__(
+        self,
+        bot: Bot,
+        key: SessionKey,
+        spec: SessionSpec,
+        wait: float = WAIT,
+        *,
+        opens: bool = True,
+    ) -> None:
         self.bot = bot
+        #: Does the session track what is said in its place from then on?
+        self._opens = opens
         self.key = key
         self._spec = spec
         self._wait = wait
@@ -110,7 +120,8 @@ class SessionHandle(Generic[T]):
     async def _enter(self) -> tuple[Access, Session[T]]:
         access = Access(self.bot, self.key, self._wait)
         context = await access.enter()
-        context.open(self.key)
+        if self._opens:
+            context.open(self.key)
         session: Session[T] = Session(context, self.key, self._spec, access.rows[self.key])
         context.sessions[self.key] = session
         return access, session
@@ -168,6 +179,13 @@ class SessionManager:
         if not (key.chat or key.user):
             raise ValueError("A session needs a chat or a user.")
         return self._at(key, SessionSpec(type, qualifier), wait)
+
+    def at(self, key: SessionKey, *, type: Any = Any, wait: float = WAIT) -> SessionHandle[Any]:
+        """Return the session of a key for an operator, who leaves it as open or closed as it is."""
+        key.check()
+        if not self._bot.has_sessions:
+            raise SessionsDisabled(f"Bot '{self._bot.alias}' has STORE: None.")
+        return SessionHandle(self._bot, key, SessionSpec(type, key.qualifier), wait, opens=False)
 
     def of(self, update: Update, qualifier: str = "", *, type: Any = dict) -> Any:
         """Return the session of an update by the bot's key strategy, None where it has no key.

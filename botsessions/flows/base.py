@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.core.exceptions import ImproperlyConfigured
 
 from botsessions.exceptions import Diverged, LeaseLost, NewerData, SessionConflict, Unavailable
+from botsessions.flows import takeover
 from botsessions.flows.control import SessionController
 from botsessions.flows.state import DEFAULT, End, FlowState, Later, begun
 from botsessions.injection import BY_NAME, Plan, provided
@@ -179,6 +180,7 @@ class Flow:
             raise ImproperlyConfigured(
                 f"{self!r} is no flow of bot '{context.bot.alias}': include its router."
             )
+        takeover.check(session)
         slot = session.slot
         before = slot.state
         running = context.running

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from botsessions.flows import resuming, waiters
+from botsessions.flows import resuming, takeover, waiters
 from botsessions.flows.base import Running
 from botsessions.flows.conversations import Conversation
 from botsessions.flows.deadlines import is_for, session_of
@@ -31,6 +31,8 @@ async def dispatch(context: Context, routes: Sequence[Route]) -> None:
         await _expire(context)
     elif not context.flows:
         await context.bot.router.dispatch(context, routes)
+    elif any(takeover.stands(session_at(context, key)) for key, _ in context.flows):
+        raise takeover.Held
     else:
         first = [route for route in routes if route.during_flows]
         others = [route for route in routes if not route.during_flows]

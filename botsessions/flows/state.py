@@ -78,6 +78,9 @@ class FlowState(msgspec.Struct, omit_defaults=True):
     version: int = 0
     #: The waiter that a conversation began and waits for.
     inner: FlowState | None = None
+    #: Of an operator's turn: who it is, and the flow that waited when it began.
+    operator: str = ""
+    before: FlowState | None = None
 
     def encoded(self) -> bytes:
         """Return it as JSON. Raises `InvalidSessionData` where that is more than a row may hold."""

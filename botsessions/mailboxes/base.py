@@ -205,6 +205,8 @@ class Effect(Enum):
     RETRY = auto()
     #: It failed for good.
     PARKED = auto()
+    #: It is kept for an operator, who is talking there, and decides later whether it is handled.
+    HELD = auto()
     #: Nothing: the mailbox alone is given back, or its next update taken.
     NOTHING = auto()
     #: Its turn has come, and somebody elsewhere waits for it: the lease has its id as token now.

@@ -34,7 +34,12 @@ from botsessions.mailboxes.statements.base import EXPIRED, Tuples
 from botsessions.updates import Direction, Update
 
 #: What COMMIT makes of an update.
-STATUS = {Effect.DONE: "done", Effect.RETRY: "pending", Effect.PARKED: "parked"}
+STATUS = {
+    Effect.DONE: "done",
+    Effect.RETRY: "pending",
+    Effect.PARKED: "parked",
+    Effect.HELD: "held",
+}
 
 
 def parts(key: SessionKey) -> dict[str, str]:

@@ -4,6 +4,7 @@ The Celery task and the subcommand of `manage.py bots` of the same name call the
 may be called at any time, in any number of processes.
 """
 
+from botsessions.operations import operators as operators
 from botsessions.operations.deleting import begin_deletion as begin_deletion
 from botsessions.operations.deleting import cancel_deletion as cancel_deletion
 from botsessions.operations.deleting import delete_messages as delete_messages

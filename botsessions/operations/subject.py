@@ -67,9 +67,9 @@ class Subject:
 
     @property
     def waiting(self) -> QuerySet[BotUpdate]:
-        """Their updates that are kept with what they say: pending and parked ones."""
-        kept = [BotUpdate.Status.PENDING, BotUpdate.Status.PARKED]
-        rows = BotUpdate.objects.using(settings.DATABASE).filter(bot=self.bot, status__in=kept)
+        """Their updates that are kept with what they say: all but those that are done."""
+        rows = BotUpdate.objects.using(settings.DATABASE).filter(bot=self.bot)
+        rows = rows.exclude(status=BotUpdate.Status.DONE)
         theirs = Q(payload__chat__id=self.id)
         if self.kind == "user":
             theirs |= Q(payload__user__id=self.id)

@@ -8,7 +8,7 @@ import time
 from datetime import datetime, timedelta, timezone
 
 from botsessions.keys import SessionKey
-from botsessions.mailboxes.base import Committed, Effect, Outcome, Save, Waiting
+from botsessions.mailboxes.base import Admission, Committed, Effect, Outcome, Save, Waiting
 from botsessions.mailboxes.contract.cases import (
     DUPLICATE,
     HANDLE,
@@ -247,10 +247,19 @@ class CommitContract(MailboxCases):
         assert names(self.commit(done(first)).waiting) == ["2"]
 
     def test_mailbox_goes_on_after_a_parked_update(self) -> None:
+        """P7."""
+        self._goes_on_after(Effect.PARKED)
+
+    def test_mailbox_goes_on_after_one_that_is_held_for_an_operator(self) -> None:
+        """P33: and it is known when it comes again."""
+        self._goes_on_after(Effect.HELD)
+        assert self.admit(arrival("1")).decisions == [Admission.DUPLICATE]
+
+    def _goes_on_after(self, effect: Effect) -> None:
         first, second = arrival("1"), arrival("2")
         self.admit(first, second)
         self.mailbox.record([sent(first, 0, "7")])
-        committed = self.commit(failed(first, Effect.PARKED, attempts=3))
+        committed = self.commit(failed(first, effect, attempts=3))
         assert committed.outcomes == [Outcome.COMMITTED]
         assert names(committed.waiting) == ["2"]
         assert self.commit(done(second)).waiting == []
