@@ -5,10 +5,10 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check bench format clean
+.PHONY: help run test lint check bench screenshots format clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-11s %s\n", $$1, $$2 }'
 
 run: $(INSTALLED) ## Start web, worker and beat (PORT=8000); Ctrl-C stops them
 	@$(PYTHON) -m project.run
@@ -26,6 +26,9 @@ check: lint test ## Run what CI runs: lint, then test
 
 bench: $(INSTALLED) ## Run the benchmarks
 	@$(PYTHON) -m benchmarks
+
+screenshots: $(INSTALLED) ## Take the pictures of docs/operators.md anew
+	@$(PYTHON) -m tests.browser.screenshots
 
 format: $(INSTALLED) ## Format the code and fix what can be fixed
 	$(PYTHON) -m ruff check --fix-only .

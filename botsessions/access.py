@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -46,6 +47,7 @@ from botsessions.updates import ACCESS, Direction, Update, User, place
 
 if TYPE_CHECKING:
     from botsessions.bots import Bot
+    from botsessions.pacing.line import Ticket
 
 R = TypeVar("R")
 
@@ -65,7 +67,8 @@ class Access:
 
     threads: ThreadPoolExecutor | None = None
 
-    def __init__(self, bot: Bot, key: SessionKey, wait: float) -> None:
+    def __init__(self, bot: Bot, key: SessionKey, wait: float, mailbox: str = "") -> None:
+        """`mailbox` is another one than the session's, for whoever wants no session in it."""
         self.bot = bot
         self.key: SessionKey | None = key
         self._key = key
@@ -77,7 +80,7 @@ class Access:
         person = User(key.user) if key.user else None
         id = f"access-{uuid4().hex}"
         self.update = Update(bot.alias, id, ACCESS, user=person, **place(key.chat))
-        self.mailbox = mailbox_of(self.update, bot.unit_of_key(key))
+        self.mailbox = mailbox or mailbox_of(self.update, bot.unit_of_key(key))
         self._arrival = Arrival(self.update, self.mailbox, [key], only_now=True)
         self._is_stored = False
         self._claims = count(1)
@@ -87,6 +90,15 @@ class Access:
         self._token = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid4().hex[:12]}"
         self._database = DatabaseMailbox()
         self._renewal: asyncio.Task[None] | None = None
+
+    @property
+    def send_wait(self) -> float:
+        """How many seconds a send may wait for its turn."""
+        return settings.RATE_WAIT
+
+    def in_line(self, delivery: Any, ticket: Ticket) -> AbstractContextManager[None]:
+        """Nothing is to be noted: who uses the session has room of their own."""
+        return nullcontext()
 
     async def enter(self) -> Context:
         """Wait for the mailbox, and return the context of the turn.
@@ -169,17 +181,19 @@ class Access:
     async def _keep(self) -> None:
         held = [(self.mailbox, self._token)]
         while True:
-            await asyncio.sleep(settings.RENEW_EVERY)
+            await asyncio.sleep(max(0.0, self.lease.renew_at - time.monotonic()))
             until = time.monotonic() + settings.LEASE
             try:
                 renewed = await self.ask(lambda mailbox: mailbox.renew(held))
             except Unavailable as error:
                 log.warning("The lease of mailbox %s was not renewed: %s", self.mailbox, error)
+                await asyncio.sleep(settings.RENEW_EVERY)
                 continue
             if renewed:
                 self.lease.extend(until)
             else:
                 self.lease.lost = True
+                return
 
     async def leave(self, error: BaseException | None) -> None:
         """Do what was queued, commit, and let the mailbox go on; after an error commit nothing.
@@ -187,6 +201,8 @@ class Access:
         Raises `LeaseLost` or `SessionConflict` where nothing could be committed.
         """
         context = self.context
+        if self._renewal is None:
+            self.keep()  # what was queued may have to wait for its turn
         commit = self._end()
         try:
             if error is None:

@@ -30,7 +30,8 @@ from botsessions.pacing import Pacer
 from botsessions.platforms.base import Platform, Rate
 from botsessions.retention import terms
 from botsessions.routing import Router
-from botsessions.session import Session, speaking, under_lease
+from botsessions.sending import paced
+from botsessions.session import Session, speaking
 from botsessions.sessions import SessionManager
 from botsessions.stores.base import Store, make_store
 from botsessions.updates import Update
@@ -199,12 +200,11 @@ class Bot:
             return session.send(text, to=chat, **options)
         if chat is None:
             raise TypeError("bot.send() needs a chat, but for within `with session:`.")
-        context = running()
-        sending = under_lease(context, lambda: self.platform.send(chat, text, **options))
+        context, platform = running(), self.platform
         return Action(
             context,
-            lambda: self.pacer.run(chat, 1, sending),
-            lambda result: self.platform.messages(result, chat),
+            paced(self, context, chat, 1, lambda: platform.send(chat, text, **options)),
+            lambda result: platform.messages(result, chat),
             name="send",
         )
 
@@ -218,8 +218,8 @@ class Bot:
             return session.call(method, **parameters)
         context, platform = running(), self.platform
         chat, cost = platform.target(parameters), platform.messages_in(method, parameters)
-        calling = under_lease(context, lambda: platform.call(method, **parameters))
-        return Action(context, lambda: self.pacer.run(chat, cost, calling), name=method)
+        calling = paced(self, context, chat, cost, lambda: platform.call(method, **parameters))
+        return Action(context, calling, name=method)
 
     def _speaking(self) -> Session[Any] | None:
         """Return the session of this bot in whose `with` block the caller is."""
@@ -339,6 +339,9 @@ class Bots(Mapping[str, Bot]):
         if bot is None:
             bot = self._made[alias] = Bot(alias, settings.BOTS[alias])
         return bot
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in settings.BOTS  # one that cannot be made is there all the same
 
     def __iter__(self) -> Iterator[str]:
         return iter(settings.BOTS)

@@ -11,6 +11,7 @@ Ids are never reused. Platforms have checks of their own, which are shown here t
     E007  the settings of a store
     E008  the token for metrics
     E009  the cache of the rates
+    E010  the rate of the API, in `botsessions.api`
 """
 
 from __future__ import annotations

@@ -64,6 +64,8 @@ class Settings:
     OLDEST_PENDING: float = 300.0
     #: What a request for /metrics must bring as its bearer token; without one nobody may see them.
     METRICS_TOKEN: str = ""
+    #: Requests to the API for each token and user, as "600/min"; None for no limit.
+    API_RATE: str | None = "600/min"
     #: Serve the playground to everybody, not to staff alone.
     PLAYGROUND: bool = False
 

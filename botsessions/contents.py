@@ -9,6 +9,7 @@ from botsessions.exceptions import Unavailable
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Commit, Outcome, Row
 from botsessions.stores.base import Store
+from botsessions.stores.cached_database import CachedDatabaseStore
 from botsessions.stores.envelope import opened
 
 log = logging.getLogger("botsessions.stores")
@@ -26,6 +27,16 @@ def fill(store: Store | None, rows: Iterable[tuple[SessionKey, Row | None]]) -> 
         row.data = opened(value, row.version)
 
 
+def remove(store: Store | None, keys: Sequence[SessionKey]) -> None:
+    """Delete what a store holds of these sessions beside their rows. Raises `Unavailable`."""
+    if store is None or not keys:
+        return
+    if isinstance(store, CachedDatabaseStore):
+        store.forget(keys)
+    elif not store.in_row:
+        store.delete(keys)
+
+
 def settle(commits: Iterable[Commit], outcomes: Iterable[Outcome]) -> None:
     """Let stores delete what those of these commits that were written have deleted.
 
@@ -39,9 +50,7 @@ def settle(commits: Iterable[Commit], outcomes: Iterable[Outcome]) -> None:
 
 def drop(store: Store | None, keys: Sequence[SessionKey]) -> None:
     """Let a store delete what no row is there for any more; never raises."""
-    if store is None or store.in_row or not keys:
-        return
     try:
-        store.delete(keys)
+        remove(store, keys)
     except Unavailable as error:
         log.warning("The data of %d sessions is left behind: %s", len(keys), error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from asgiref.sync import sync_to_async
 from django.db import close_old_connections
 
-from botsessions import metrics
 from botsessions.contents import drop, fill
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Arrival, Mailbox, Opening, Row, Save, Seen, Sent
@@ -30,13 +30,11 @@ if TYPE_CHECKING:
     from botsessions.flows.journal import Journal
     from botsessions.flows.state import Later
     from botsessions.leases import Lease
+    from botsessions.pacing.line import Ticket
     from botsessions.session import Session
 
 R = TypeVar("R")
 
-#: What else is journaled than calls of the platform: what a session does with its slice, and (with
-#: the function's name after it) what a conversation runs.
-NO_CALLS = frozenset({"clear", "forget", "close", "run"})
 #: The types of update that bring a message: said, edited, or shown under a pressed button.
 TRACKED = frozenset(
     {
@@ -57,6 +55,13 @@ class Engine(Protocol):
 
     #: Where `def` handlers run; None for the thread of the database.
     threads: ThreadPoolExecutor | None
+
+    @property
+    def send_wait(self) -> float:
+        """How many seconds a send may wait for its turn."""
+
+    def in_line(self, delivery: Any, ticket: Ticket) -> AbstractContextManager[None]:
+        """Note that a handler does nothing but wait for the turn of a send."""
 
     async def record(self, delivery: Any, sent: Sent) -> None:
         """Journal what a handler sent; returns when the database has it."""
@@ -127,11 +132,6 @@ class Action(Generic[R]):
         self._context = context
         if context is not None:
             context.queue(self)
-
-    @property
-    def is_call(self) -> bool:
-        """Is it a send, or another call of the platform's API?"""
-        return self.is_journaled and self.name.partition(" ")[0] not in NO_CALLS
 
     def __await__(self) -> Generator[Any, None, R]:
         """Do it now, after those that came before it, and return its result."""
@@ -219,6 +219,14 @@ class Context:
     def about(self) -> dict[str, str | int]:
         """What log records say of its update."""
         return about(self._delivery)
+
+    def check_lease(self) -> None:
+        """Raise `LeaseLost` where another process may have the mailbox, and the update with it."""
+        self._delivery.lease.check()
+
+    def in_line(self, ticket: Ticket) -> AbstractContextManager[None]:
+        """Note that its handler does nothing but wait for the turn of a send."""
+        return self.engine.in_line(self._delivery, ticket)
 
     def _incoming(self, opened: Sequence[tuple[SessionKey, str]]) -> list[Seen]:
         message, delivery = self.update.message, self._delivery
@@ -413,9 +421,8 @@ class Context:
             if action.session is not None:
                 self.opened[action.session] = not action.closes
             return
-        delivery.lease.check()
-        perform = action.perform()
-        result = await (metrics.sent(self.bot.alias, perform) if action.is_call else perform)
+        self.check_lease()
+        result = await action.perform()
         if script is not None:
             script.acted(action, result)
         action.finish(result)

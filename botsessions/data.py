@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from botsessions.versions import upgrade
+from botsessions.versions import TooNew, upgrade
 
 #: What a declared policy does with stored data that does not fit the session's type any more.
 QUARANTINE, RESET, RAISE = "quarantine", "reset", "raise"
@@ -46,8 +46,12 @@ def _guarded(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def decoded(raw: bytes) -> Any:
         try:
             return decode(raw)
+        except TooNew:
+            raise
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise Misfit(str(error)) from error
+        except Exception as error:  # of the type's own code
+            raise Misfit(f"{type(error).__name__}: {error}") from error
 
     return decoded
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from botsessions import clock
 from botsessions.bots import Bot, bots
 from botsessions.conf import settings
 from botsessions.context import about
-from botsessions.exceptions import RateLimited, Unavailable
+from botsessions.exceptions import NewerData, RateLimited, Unavailable
 from botsessions.flows.deadlines import session_of
 from botsessions.keys import SessionKey, mailbox_of
 from botsessions.leases import Lease
@@ -195,22 +195,31 @@ class Delivery:
     def failed(self, error: BaseException, seen: Sequence[Seen] = ()) -> Commit:
         """Return what a handler's exception makes of it: another attempt, or parked.
 
-        That the platform takes no more for now counts as one attempt at most and never parks.
+        That the platform takes no more for now counts as one attempt at most, never parks, and is
+        worth no traceback. Where it takes no more in another chat than the update's own, whoever
+        wrote does not wait for that for ever.
         """
         is_limited = isinstance(error, RateLimited)
         attempts = max(self.attempts, 1) if is_limited else self.attempts + 1
         delay = min(settings.RETRY_DELAY * 2 ** (attempts - 1), LONGEST_DELAY)
         delay = max(delay, getattr(error, "retry_after", None) or 0)
+        if isinstance(error, RateLimited) and self._is_elsewhere(error):
+            delay = min(delay, LONGEST_DELAY)
         spent = attempts >= settings.ATTEMPTS and not is_limited
         parked = getattr(error, "permanent", False) or spent
-        log.error(
-            "Update %s of bot %s failed (attempt %d, %s).",
-            self.update.id,
-            self.update.bot,
-            attempts,
-            "parked" if parked else f"again in {delay:g} s",
-            exc_info=error,
-        )
+        if is_limited:
+            what = "Update %s of bot %s is tried again in %g s: %s"
+            log.info(what, self.update.id, self.update.bot, delay, error, extra=about(self))
+        else:
+            log.error(
+                "Update %s of bot %s failed (attempt %d, %s).",
+                self.update.id,
+                self.update.bot,
+                attempts,
+                "parked" if parked else f"again in {delay:g} s",
+                exc_info=error,
+                extra=about(self),
+            )
         commit = self._end(
             Effect.PARKED if parked else Effect.RETRY,
             error="".join(traceback.format_exception(error))[-MAX_TRACEBACK:],
@@ -218,7 +227,14 @@ class Delivery:
             seen=seen,
         )
         commit.attempts = attempts
+        # Whoever finds it when it is due may be newer than this process, which is not to keep it.
+        commit.go_on = not isinstance(error, NewerData)
         return commit
+
+    def _is_elsewhere(self, error: RateLimited) -> bool:
+        """Was it a call that is not about the chat of the update?"""
+        own = "" if self.update.chat is None else self.update.chat.id
+        return error.chat is not None and error.chat != own
 
     def _end(self, effect: Effect, **details: Any) -> Commit:
         return Commit(
@@ -284,23 +300,6 @@ class KeySearches:
             then(delivery)
 
         task = self._last[place] = spawn(find())
-
-
-def slow_ones(handling: Iterable[Delivery], now: float) -> tuple[list[Delivery], bool]:
-    """Return those that run for longer than their bot's ACK_AFTER, and whether others may yet.
-
-    Both are those that somebody waits for. The slow ones are marked: they are about to be stored.
-    """
-    slow, waits = [], False
-    for delivery in handling:
-        if delivery.acknowledged is None or delivery.storing:
-            continue
-        if now - delivery.since >= delivery.bot.ack_after:
-            delivery.storing = True
-            slow.append(delivery)
-        else:
-            waits = True
-    return slow, waits
 
 
 def unavailable(error: Exception, delivery: Delivery) -> Unavailable:

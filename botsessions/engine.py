@@ -31,11 +31,12 @@ from asgiref.sync import sync_to_async
 from botsessions import clock
 from botsessions.conf import settings
 from botsessions.context import Context, current
-from botsessions.delivery import Delivery, KeySearches, slow_ones, unavailable, unhandled
+from botsessions.delivery import Delivery, KeySearches, unavailable, unhandled
 from botsessions.exceptions import LeaseLost, Unavailable
 from botsessions.flows import deadlines
 from botsessions.flows.dispatch import dispatch
 from botsessions.flows.takeover import Held
+from botsessions.handling import Handling, SlowWatch
 from botsessions.leases import TICK, Lease, Leases
 from botsessions.mailboxes.base import (
     Admission,
@@ -69,8 +70,6 @@ PATIENCE = 5.0
 LOOK_AFTER = 1.0
 #: Seconds between looks for flows whose deadline has passed.
 DEADLINE_TICK = 0.25
-#: Seconds between looks for handlers that have been running for longer than ACK_AFTER.
-SLOW_TICK = 0.1
 
 
 Result = TypeVar("Result")
@@ -98,11 +97,12 @@ class Engine:
         self._tokens = count(1)
         self._turn = Turn()
         self._worker: asyncio.Task[None] | None = None
-        self._handling: set[Delivery] = set()
+        self._handling = Handling(settings.MAX_IN_FLIGHT, self._take_overflow)
+        self.in_line = self._handling.in_line
         self._searches = KeySearches()
         self._later: dict[Lease, tuple[asyncio.TimerHandle, Delivery]] = {}
         self._leases = Leases()
-        self._slow_timer: asyncio.TimerHandle | None = None
+        self._slow = SlowWatch(self._handling, self._call_later, self._store)
         self._renewal: asyncio.TimerHandle | None = None
         self._upkeep = Upkeep(self._spawn)
         self._database: ThreadPoolExecutor | None = None
@@ -122,7 +122,6 @@ class Engine:
             "admits": self._admitted,
             "recovers": self._recovered,
         }
-        self._room = settings.MAX_IN_FLIGHT
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -167,19 +166,14 @@ class Engine:
         self._stopping = True
         self._upkeep.cancel()
         deadline = time.monotonic() + (settings.SHUTDOWN_TIMEOUT if timeout is None else timeout)
+        self._handling.end_by(deadline)
         for lease, (timer, _) in list(self._later.items()):
             timer.cancel()
             self._give_back(lease)
         self._later.clear()
         while self._is_busy() and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        left = list(self._handling)
-        for delivery in left:
-            if delivery.task is not None:
-                delivery.task.cancel()
-        if left:
-            log.warning("Gave back %d updates whose handlers did not finish in time.", len(left))
-            await asyncio.wait([each.task for each in left if each.task is not None], timeout=1)
+        await self._handling.cancel()
         last = time.monotonic() + 2
         while self._is_busy() and time.monotonic() < last:
             await asyncio.sleep(0.01)
@@ -200,10 +194,10 @@ class Engine:
 
     def _cancel_timers(self) -> None:
         """Nothing is held or handled: there is nothing to renew, and no reason to keep the loop."""
-        for timer in (self._renewal, self._slow_timer):
-            if timer is not None:
-                timer.cancel()
-        self._renewal = self._slow_timer = None
+        self._slow.cancel()
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
 
     async def recover(self) -> int:
         """Take up acknowledged updates that nobody works on, and return how many mailboxes.
@@ -280,7 +274,7 @@ class Engine:
                 del turn.admits[TURN_SIZE:]
                 token = f"{self.name}-{next(self._tokens)}"
                 until = time.monotonic() + settings.LEASE
-                room = 0 if self._stopping else self._room - len(self._handling)
+                room = 0 if self._stopping else self._handling.room
                 tell = self._teller(until)
                 try:
                     await self._in_database(partial(turn.work, self.mailbox, token, room, tell))
@@ -363,7 +357,11 @@ class Engine:
                 if lease is not None:
                     self._give_back(lease)
         self.take_up(answer.waiting, until)
-        if self._overflowed and len(self._handling) < self._room:
+        self._take_overflow()
+
+    def _take_overflow(self) -> None:
+        """Take up what was stored for want of room, if there is some now."""
+        if self._overflowed and self._handling.room > 0 and not self._stopping:
             self._overflowed = False
             self._upkeep.once(self.recover)
 
@@ -462,8 +460,8 @@ class Engine:
         self._handling.add(delivery)
         delivery.since = self._loop.time()
         delivery.task = self._spawn(self._handle(delivery))
-        if self._slow_timer is None and delivery.acknowledged and self.is_lasting:
-            self._slow_timer = self._call_later(SLOW_TICK, self._store_slow)
+        if delivery.acknowledged and self.is_lasting:
+            self._slow.begin()
 
     async def _handle(self, delivery: Delivery) -> None:
         """Run an update's handler and hand over what it did to be committed."""
@@ -498,6 +496,12 @@ class Engine:
         else:
             self._give_back(delivery.lease)
             self._lost(delivery)
+
+    @property
+    def send_wait(self) -> float:
+        """How many seconds a send may wait: somebody waits for an engine that does not last."""
+        patience = max(0.0, self._patient_until - time.monotonic())
+        return settings.RATE_WAIT if self.is_lasting else min(settings.RATE_WAIT, patience)
 
     async def record(self, delivery: Delivery, sent: Sent) -> None:
         """Journal what a handler sent, at once; where the database is away, once it is back."""
@@ -569,15 +573,10 @@ class Engine:
         """Must an engine that somebody waits for leave what else arrives to other processes?"""
         return not self.is_lasting and time.monotonic() > self._patient_until
 
-    def _store_slow(self) -> None:
+    def _store(self, slow: list[Delivery]) -> None:
         """Store, and so acknowledge, what is being handled for longer than its bot's ACK_AFTER."""
-        self._slow_timer = None
-        slow, waits = slow_ones(self._handling, self._loop.time())
-        if slow:
-            self._turn.stores += slow
-            self._wake()
-        if waits:
-            self._slow_timer = self._call_later(SLOW_TICK, self._store_slow)
+        self._turn.stores += slow
+        self._wake()
 
     def _look_again(self) -> None:
         if not self._stopping:

@@ -174,7 +174,14 @@ class PlatformError(BotsessionsError):
 
 
 class RateLimited(PlatformError):
-    """Too many calls; `retry_after` says for how long to wait."""
+    """Too many calls; `retry_after` says for how long to wait.
+
+    `chat` is the one that can take no more, `""` where the call names none, and None where it was
+    no call that said so. Where not `was_asked`, there was no call: its turn was too far off.
+    """
+
+    chat: str | None = None
+    was_asked = True
 
 
 class Forbidden(PlatformError):
@@ -217,3 +224,20 @@ def error_of(status: int, description: str) -> type[PlatformError]:
         # Telegram: another getUpdates, or a webhook beside it. That can be over the next time.
         return PlatformError
     return InvalidRequest if status < 500 else PlatformUnavailable
+
+
+#: The libraries whose errors say nothing that must not stand in a log.
+TELLING = frozenset({"django.db.utils", "redis.exceptions"})
+
+
+def told(error: BaseException) -> str:
+    """Return what a log may say of an error that a server's client has raised.
+
+    That is its type; and its text only where it is known to hold no address, for a password may be
+    a part of that.
+    """
+    telling = isinstance(error, TimeoutError) or any(
+        each.__module__ in TELLING for each in type(error).__mro__
+    )
+    name = type(error).__name__
+    return f"{name}: {error}" if telling and f"{error}" else name

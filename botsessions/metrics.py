@@ -102,7 +102,7 @@ LEASE_LOSSES: Final = _counter(
 CONFLICTS: Final = _counter(
     "conflicts", "Updates handled anew because a session was saved meanwhile.", "bot"
 )
-SENDS: Final = _counter("sends", "Sends and calls of handlers, by the answer.", "bot", "status")
+SENDS: Final = _counter("sends", "Sends and calls, by the answer to each.", "bot", "status")
 DELETIONS: Final = _counter(
     "deletions", "Messages of bulk deletions, by what became of them.", "bot", "outcome"
 )
@@ -219,7 +219,7 @@ _PARTS: Final[Mapping[str, Callable[[Any, Any, float], None]]] = (
 
 
 async def sent(bot: str, call: Awaitable[R]) -> R:
-    """Wait for what a handler sends, return what that returns, and count how it was answered."""
+    """Wait for a call of the platform, return what it returns, and count how it was answered."""
     try:
         result = await call
     except PlatformError as error:
@@ -235,6 +235,11 @@ def _status(error: PlatformError) -> str:
     if isinstance(error, Forbidden):
         return "forbidden"
     return "invalid" if isinstance(error, InvalidRequest) else "unavailable"
+
+
+def delayed(bot: str) -> None:
+    """Count a call that was not made, for its turn was too far off; never raises."""
+    _add(SENDS, 1, bot, "delayed")
 
 
 def deletions(bot: str, outcome: str, number: int = 1) -> None:

@@ -234,6 +234,8 @@ class MessageDeletion(models.Model):
     too_old = models.PositiveIntegerField(_("too old"), default=0)
     forbidden = models.PositiveIntegerField(_("forbidden"), default=0)
     failed = models.PositiveIntegerField(_("failed"), default=0)
+    #: Is it to leave nothing of which messages they were, once it is over?
+    forgets = models.BooleanField(_("forgets its messages"), default=False)
     requested_by = models.CharField(_("requested by"), max_length=150, blank=True, default="")
     created_at = models.DateTimeField(_("created at"))
     finished_at = models.DateTimeField(_("finished at"), null=True, blank=True)
@@ -288,6 +290,8 @@ class DeletionChunk(models.Model):
     messages = models.JSONField(_("messages"))
     outcomes = models.JSONField(_("outcomes"), default=dict, blank=True)
     attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
+    #: Since when the platform has said "later" and nothing else.
+    limited_since = models.DateTimeField(_("limited since"), null=True, blank=True)
     token = models.CharField(_("token"), max_length=64, blank=True, default="")
     error = models.TextField(_("error"), blank=True, default="")
     due_at = models.DateTimeField(_("due at"), null=True, blank=True)
@@ -346,9 +350,9 @@ class Heartbeat(models.Model):
 class Erasure(models.Model):
     """The receipt of what was erased of a person or a chat.
 
-    While it is not finished, `selection` says whom; then only `subject` is left, which tells
-    somebody who knows the id and the project's SECRET_KEY that it is theirs. `counts` are rows by
-    table.
+    While it is not finished, `selection` says whom, and how far it is (`operations.erasing`); then
+    only `subject` is left, which tells somebody who knows the id and the project's SECRET_KEY that
+    it is theirs. `counts` are rows by table. Whoever works on it holds it with `token`.
     """
 
     class Kind(models.TextChoices):
@@ -368,6 +372,7 @@ class Erasure(models.Model):
         verbose_name=_("deletion"),
     )
     counts = models.JSONField(_("counts"), default=dict, blank=True)
+    token = models.CharField(_("token"), max_length=64, blank=True, default="")
     due_at = models.DateTimeField(_("due at"), null=True, blank=True)
     requested_by = models.CharField(_("requested by"), max_length=150, blank=True, default="")
     created_at = models.DateTimeField(_("created at"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import timedelta
@@ -13,12 +13,13 @@ import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
 from botsessions.clearing import Cleared, clear_messages, forget, in_batches
-from botsessions.context import Action, Context
+from botsessions.context import Action
 from botsessions.flows import takeover
 from botsessions.flows.state import DEFAULT, End, FlowState, Later
 from botsessions.holding import UNREAD, Holding, T
 from botsessions.mailboxes.base import Tracked
 from botsessions.platforms.base import Deletion
+from botsessions.sending import paced
 from botsessions.updates import Direction, Message, Update, User, place
 
 if TYPE_CHECKING:
@@ -221,10 +222,9 @@ class Session(Holding[T]):
         if business:
             options.setdefault("business_connection_id", business)
         bot, platform = self._context.bot, self._context.bot.platform
-        sending = under_lease(self._context, lambda: platform.send(chat, text, **options))
         return Action(
             self._context,
-            lambda: bot.pacer.run(chat, 1, sending),
+            paced(bot, self._context, chat, 1, lambda: platform.send(chat, text, **options)),
             lambda result: platform.messages(result, chat, business),
             self.key,
             name="send",
@@ -246,10 +246,9 @@ class Session(Holding[T]):
         bot, platform = self._context.bot, self._context.bot.platform
         aimed = platform.aim(parameters, *self._address())
         chat, cost = platform.target(aimed), platform.messages_in(method, aimed)
-        calling = under_lease(self._context, lambda: platform.call(method, **aimed))
         return Action(
             self._context,
-            lambda: bot.pacer.run(chat, cost, calling),
+            paced(bot, self._context, chat, cost, lambda: platform.call(method, **aimed)),
             lambda result: platform.messages(
                 result, platform.target(aimed), platform.business(aimed)
             ),
@@ -297,22 +296,6 @@ class Session(Holding[T]):
         where = place(self.key.chat)
         chat = where.get("chat")
         return self.key.user if chat is None else chat.id, where.get("business", "")
-
-
-def under_lease(
-    context: Context | None, call: Callable[[], Awaitable[Any]]
-) -> Callable[[], Awaitable[Any]]:
-    """Return the call of a handler that may have waited for its turn: it raises `LeaseLost` where
-    another process may have its mailbox by then, and the update with it.
-    """
-    if context is None:
-        return call
-
-    async def called() -> Any:
-        context._delivery.lease.check()
-        return await call()
-
-    return called
 
 
 def _messages_of(result: Any) -> tuple[Tracked, ...]:

@@ -62,8 +62,8 @@ class SessionHandle(Generic[T]):
     verb (`await handle.send(…)`) does the same for itself. Raises `MailboxBusy` where the turn
     does not come within `wait` seconds.
 
-    In synchronous code the lease is not renewed: leave the block within LEASE seconds, or it raises
-    `LeaseLost` and nothing is saved.
+    In synchronous code the lease is not renewed within the block: leave it within LEASE seconds, or
+    it raises `LeaseLost` and nothing is saved. While what was queued is sent then, it is.
     """
 
     def __init__(

@@ -43,15 +43,21 @@ if env.bool("HTTPS", False):
 # Application
 
 INSTALLED_APPS = [
+    "botsessions",  # before the admin, whose front page it adds to
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "botsessions",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "botsessions.api",
 ]
 MIDDLEWARE = [
+    "project.headers.middleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -1,8 +1,9 @@
 """Run the suite on SQLite and PostgreSQL, and report the coverage of both: `python -m tests`.
 
 The two run side by side, then what starts processes of its own by itself: it is sensitive to time,
-and chooses its databases itself. Where PostgreSQL does not answer its run is left out with a
-notice; with CI=true that is a failure. The first suite that fails is the last to be shown.
+and chooses its databases itself. Last comes what drives a browser. Where PostgreSQL does not answer
+its run is left out with a notice; with CI=true that is a failure. The first suite that fails is the
+last to be shown.
 """
 
 import os
@@ -15,10 +16,11 @@ from typing import IO
 
 from tests.services import postgresql_url
 
-WITHOUT_PROCESSES = ["-m", "not processes"]
+WITHOUT_PROCESSES = ["-m", "not processes and not browser"]
 SQLITE = ["--database=sqlite", *WITHOUT_PROCESSES]
 POSTGRESQL = ["--database=postgresql", *WITHOUT_PROCESSES]
-PROCESSES = ["--database=sqlite", "-m", "processes"]
+PROCESSES = ["--database=sqlite", "-m", "processes and not browser"]
+BROWSER = ["--database=sqlite", "-m", "browser"]
 COVERAGE = Path("var/coverage")
 #: A Redis of its own for the suite that runs beside the other.
 OTHER_REDIS = "redis://127.0.0.1:6379/14"
@@ -45,7 +47,7 @@ def main() -> int:
         if os.environ.get("CI") == "true":
             sys.exit(f"{notice}, and CI=true allows no skip.")
         print(f"SKIPPED: the suite on PostgreSQL. {notice}.\n", flush=True)
-    names = ["sqlite", *(["postgresql"] if has_postgresql else []), "processes"]
+    names = ["sqlite", *(["postgresql"] if has_postgresql else []), "processes", "browser"]
     with tempfile.TemporaryFile() as said:
         beside = None
         if has_postgresql and "TEST_REDIS_URL" not in os.environ:
@@ -61,9 +63,10 @@ def main() -> int:
         finally:
             if beside is not None:
                 beside.kill()
-    if not code:
-        print(f"$ pytest {' '.join(PROCESSES)}", flush=True)
-        code = start("processes", PROCESSES).wait()
+    for name, arguments in ("processes", PROCESSES), ("browser", BROWSER):
+        if not code:
+            print(f"$ pytest {' '.join(arguments)}", flush=True)
+            code = start(name, arguments).wait()
     if not code:
         files = [f"{COVERAGE}.{name}" for name in names]
         coverage = [sys.executable, "-m", "coverage"]

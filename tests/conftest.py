@@ -10,18 +10,21 @@ from django.apps import apps
 from django.db import connections
 from pytest_django import DjangoDbBlocker
 
+from botsessions.pacing.shared import shared as windows
+
 # The plugin's fixture, which a checkout that is not installed has no entry point for.
 from botsessions.testing.plugin import bot_client as bot_client
+from tests.browser.chromium import executable
 from tests.services import postgresql_url, redis_url
 
-SERVICES = {"postgresql": postgresql_url, "redis": redis_url}
+SERVICES = {"browser": executable, "postgresql": postgresql_url, "redis": redis_url}
 
 
 def require(name: str) -> str:
-    """Return the address of a service; skip the test without it, or fail with CI=true."""
-    if url := SERVICES[name]():
-        return url
-    reason = f"{name} does not answer"
+    """Return where a service is found; skip the test without it, or fail with CI=true."""
+    if address := SERVICES[name]():
+        return address
+    reason = "chromium is not installed" if name == "browser" else f"{name} does not answer"
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}, and CI=true allows no skip", pytrace=False)
     pytest.skip(reason)
@@ -67,3 +70,4 @@ def transactional_db(django_db_setup: None, django_db_blocker: DjangoDbBlocker) 
         for model in apps.get_app_config("botsessions").get_models():
             model._default_manager.all().delete()
         connections.close_all()
+    windows.close()

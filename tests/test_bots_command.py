@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import pytest
 from aiohttp import web
 from asgiref.sync import SyncToAsync
+from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 from django.db import connections
 from django.test import override_settings
@@ -35,6 +36,7 @@ from botsessions.models import BotSession, BotUpdate
 from botsessions.platforms.local import LocalPlatform
 from botsessions.platforms.telegram import TelegramPlatform
 from botsessions.platforms.telegram_updates import UPDATE_TYPES
+from tests import kit
 from tests.kit import LOCAL, message
 from tests.platforms.bot_api import Fault, StubBotApi
 
@@ -775,3 +777,15 @@ def test_telegram_has_what_the_command_asks_for() -> None:
     """What is found by its methods is found with them all."""
     assert isinstance(bots["shop"].platform, TelegramPlatform)
     assert polling.require(bots["shop"]) is bots["shop"].platform
+
+
+@pytest.mark.django_db
+def test_token_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    get_user_model()._default_manager.create(username="eve")
+    with kit.running(router):
+        call_command("bots", "token", "eve", "--bot=demo", "--expires=90")
+        key = capsys.readouterr().out.strip()
+        assert key.startswith("bs_")
+        for arguments, said in ((["nobody"], "nobody"), (["eve", "--bot=typo"], "typo")):
+            with pytest.raises(CommandError, match=said):
+                call_command("bots", "token", *arguments)

@@ -21,11 +21,12 @@ LAYERS = [
         "clearing", "context", "contents", "data", "marks", "session", "injection", "routing",
         "sessions", "access", "bots", "flows", "holding", "leases", "delivery", "turns", "upkeep",
         "engine", "webhook", "versions", "pacing", "retention", "metrics", "logs",
+        "sending", "handling",
     },
     {"operations", "schedule", "tasks"},
     {
-        "apps", "health", "checks", "views", "urls", "asgi", "admin", "management", "playground",
-        "testing",
+        "api", "apps", "health", "checks", "views", "urls", "asgi", "admin", "management",
+        "playground", "templatetags", "testing",
     },
 ]  # fmt: skip
 

@@ -21,6 +21,7 @@ from django.test import Client, override_settings
 from botsessions import Bot, Router, Session, Update
 from botsessions.exceptions import PlatformError, Unavailable
 from botsessions.logs import JsonFormatter, UpdateFilter
+from botsessions.mailboxes.base import Effect
 from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.models import BotSession, BotUpdate
 from project.settings import LOGGING
@@ -147,6 +148,29 @@ async def test_a_failure_is_told_with_its_update_and_attempt() -> None:
         assert (line["bot"], line["mailbox"]) == ("demo", "demo:ann:ann")
         assert line["exc_info"].startswith("Traceback (most recent call last):\n")
         assert line["exc_info"].endswith("LookupError: on purpose")
+
+
+@pytest.mark.django_db
+async def test_a_failure_that_the_commit_meets_is_told_with_its_update(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    router, commit = Router(), DatabaseMailbox.commit
+
+    @router.message()
+    async def handler(session: Session) -> None:
+        session.data["n"] = 1
+
+    def broken(self: DatabaseMailbox, commits: Any) -> Any:
+        if any(each.effect is Effect.DONE for each in commits):
+            raise ValueError("the database will not take this")
+        return commit(self, commits)
+
+    monkeypatch.setattr(DatabaseMailbox, "commit", broken)
+    with running(router, ATTEMPTS=1), listening(logging.INFO) as records:
+        update = message()
+        await handle(update)
+    line = records.said("(attempt 1, parked)")
+    assert (line["bot"], line["mailbox"], line["update"]) == ("demo", "demo:ann:ann", update.id)
 
 
 @pytest.mark.django_db

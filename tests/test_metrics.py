@@ -28,6 +28,7 @@ from botsessions.operations.heartbeat import beat
 from botsessions.platforms.local import LocalPlatform
 from tests.kit import configured, handle, message, running, texts
 from tests.mailboxes.test_database_errors import database_away
+from tests.pacing.kit import Noting, platform
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "a-token-for-the-metrics"
@@ -161,6 +162,25 @@ async def test_sends_are_counted_by_the_answer(
             assert counted("sends_total", bot="demo", status=status) == 1
         assert texts() == ["two"] * 4
     assert counted("sends_total", bot="demo", status="ok") == 8  # clear and close send nothing
+
+
+@pytest.mark.django_db
+async def test_each_answer_to_a_send_is_counted(counted: Counted) -> None:
+    """P35: also a 429 after which it is made again; what was not made at all is `delayed`."""
+    sending = Router()
+
+    @sending.message()
+    async def handler(session: Session) -> None:
+        for text in ("one", "two"):
+            with pytest.raises(RateLimited):
+                await session.send(text)
+
+    with running(sending, platform=Noting, rates={"chat": (1, 60)}, RATE_WAIT=5):
+        platform().refuse("ann", RateLimited("slower", code=429, retry_after=0.05))
+        await handle(message())
+    assert counted("sends_total", bot="demo", status="rate_limited") == 1
+    assert counted("sends_total", bot="demo", status="ok") == 0
+    assert counted("sends_total", bot="demo", status="delayed") == 2
 
 
 def test_deletions_are_counted_by_outcome(counted: Counted) -> None:

@@ -247,6 +247,29 @@ def test_data_that_would_be_too_large_is_left() -> None:
         assert stored() == ONE
 
 
+@dataclass
+class Picky:
+    version: ClassVar[int] = 2
+    names: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if len(self.names) > 1:
+            raise KeyError("gone")
+
+    @migrates(from_=1)
+    def same(old: Any) -> Any:
+        return old
+
+
+def test_data_with_which_a_type_does_not_get_along_is_left() -> None:
+    """P16: whatever the type's own code raises; the others are migrated."""
+    with running(router(Session[Picky])):
+        for user, names in (("ann", ["a"]), ("ben", ["a", "b"]), ("eve", ["c"])):
+            store({"names": names}, user)
+        assert counts(migrate_data(), "Picky") == {"migrated": 2, "misfit": 1}
+        assert stored("ben") == {"names": ["a", "b"]}
+
+
 def test_what_a_type_has_by_default_is_not_written() -> None:
     """The steps say what is stored; the type only whether that fits."""
     with running(router()):

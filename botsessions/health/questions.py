@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import BoundedSemaphore, Thread
+from threading import Lock, Thread
 from time import monotonic
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from django.core.cache import caches
 from django.core.cache.backends.dummy import DummyCache
@@ -16,6 +16,7 @@ from django.db.models import Count, Min
 
 from botsessions import clock
 from botsessions.conf import settings
+from botsessions.exceptions import told
 from botsessions.models import BotUpdate
 
 R = TypeVar("R")
@@ -24,8 +25,8 @@ log = logging.getLogger("botsessions.health")
 
 #: Seconds after which what has not answered counts as away.
 WITHIN: Final = 2.0
-#: The most questions that may be without an answer at a time.
-ASKED: Final = 24
+#: Seconds after which one that hangs is left to itself and asked anew.
+LOST: Final = 30.0
 #: What a cache is given to keep.
 KEPT: Final = "botsessions-health"
 
@@ -34,23 +35,32 @@ class Question(Generic[R]):
     """Something that is asked in a thread, and with connections, of its own.
 
     So what hangs holds up nobody for longer than `WITHIN`, whatever time limits the project has
-    set, and a connection that died between two requests is never met. Threads that hang are left
-    to end by themselves; where there are too many of them, nothing more is asked.
+    set, and a connection that died between two requests is never met. In a process there is one
+    question of a name at a time: see `asked`.
     """
-
-    _free = BoundedSemaphore(ASKED)
 
     def __init__(self, name: str, ask: Callable[[], R]) -> None:
         self.name = name
         self.seconds: float | None = None
+        #: How many of that name before it were left to themselves.
+        self.losses = 0
         self._ask = ask
         self._begun = monotonic()
         self._is_told = False
         self._answer: Future[R] = Future()
-        if self._free.acquire(blocking=False):
-            Thread(target=self._run, name="botsessions-health", daemon=True).start()
-        else:
-            self._answer.set_exception(TimeoutError("it owes too many answers"))
+        Thread(target=self._run, name="botsessions-health", daemon=True).start()
+
+    @property
+    def is_open(self) -> bool:
+        """Is its answer still to come? One that hangs is left to itself after a while, each longer
+        than the last: it may never end, and what it asks may be well again.
+        """
+        return self.hangs and monotonic() - self._begun < LOST * 2**self.losses
+
+    @property
+    def hangs(self) -> bool:
+        """Is there neither an answer yet nor an error?"""
+        return not self._answer.done()
 
     def _run(self) -> None:
         try:
@@ -58,7 +68,6 @@ class Question(Generic[R]):
                 answer = self._ask()
                 self.seconds = round(monotonic() - self._begun, 4)
             finally:
-                self._free.release()
                 connections.close_all()
                 caches.close_all()
         except Exception as error:
@@ -72,10 +81,29 @@ class Question(Generic[R]):
             return self._answer.result(max(0.0, self._begun + WITHIN - monotonic()))
         except Exception as error:
             if not self._is_told:
-                problem = f"{error}" or type(error).__name__
-                log.warning("The %s does not answer: %s", self.name, problem)
                 self._is_told = True
+                log.warning("The %s does not answer: %s", self.name, told(error))
             return None
+
+
+_open: dict[str, Question[Any]] = {}
+_opening = Lock()
+
+
+def asked(name: str, ask: Callable[[], R]) -> Question[R]:
+    """Return the question of that name that is being asked, or ask it.
+
+    Whoever comes meanwhile shares its answer: however many look, and however long something hangs,
+    nothing waits for anything but what it is about.
+    """
+    with _opening:
+        before = _open.get(name)
+        if before is not None and before.is_open:
+            return before
+        question = _open[name] = Question(name, ask)
+        if before is not None and before.hangs:
+            question.losses = before.losses + 1
+        return question
 
 
 def in_database(read: Callable[[], R]) -> Callable[[], R]:

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_safe
 
 from botsessions import metrics
 from botsessions.conf import settings
-from botsessions.health.questions import Question, in_database, keeps, parked, waiting
+from botsessions.health.questions import Question, asked, in_database, keeps, parked, waiting
 from botsessions.metrics import Figure
 from botsessions.operations.heartbeat import heartbeats, late
 
@@ -51,9 +51,9 @@ def readyz(request: HttpRequest) -> HttpResponse:
     `?strict=1`, for an alarm rather than a load balancer, that is a 503 too.
     """
     # Begun together, so that what hangs is waited for together.
-    beats = Question("database", in_database(heartbeats))
-    pending = Question("table of updates", in_database(waiting))
-    stores = {alias: Question(f"cache '{alias}'", keeps(alias)) for alias in caches}
+    beats = asked("database", in_database(heartbeats))
+    pending = asked("table of updates", in_database(waiting))
+    stores = {alias: asked(f"cache '{alias}'", keeps(alias)) for alias in caches}
     checks = {
         "database": check_database(beats),
         "cache": check_caches(stores),
@@ -88,19 +88,19 @@ def may_read(request: HttpRequest) -> bool:
     return scheme.lower() == "bearer" and constant_time_compare(token, settings.METRICS_TOKEN)
 
 
-def check_database(asked: Question[Any]) -> Check:
-    status = UNAVAILABLE if asked.answer() is None else OK
-    return {"status": status, "seconds": asked.seconds}
+def check_database(question: Question[Any]) -> Check:
+    status = UNAVAILABLE if question.answer() is None else OK
+    return {"status": status, "seconds": question.seconds}
 
 
-def check_caches(asked: dict[str, Question[bool]]) -> Check:
-    keep = [each.answer() for each in asked.values()]
-    seconds = {alias: each.seconds for alias, each in asked.items()}
+def check_caches(questions: dict[str, Question[bool]]) -> Check:
+    keep = [each.answer() for each in questions.values()]
+    seconds = {alias: each.seconds for alias, each in questions.items()}
     return {"status": OK if all(keep) else DEGRADED, "seconds": seconds}
 
 
-def check_pending(asked: Question[dict[str, tuple[int, float]]]) -> Check:
-    found = asked.answer()
+def check_pending(question: Question[dict[str, tuple[int, float]]]) -> Check:
+    found = question.answer()
     if found is None:
         return {"status": DEGRADED, "updates": None, "oldest_seconds": None}
     oldest = max((seconds for _, seconds in found.values()), default=0.0)
@@ -111,8 +111,8 @@ def check_pending(asked: Question[dict[str, tuple[int, float]]]) -> Check:
     }
 
 
-def check_beat(asked: Question[dict[str, float | None]]) -> Check:
-    found = asked.answer()
+def check_beat(question: Question[dict[str, float | None]]) -> Check:
+    found = question.answer()
     if found is None:
         return {"status": DEGRADED, "late": None, "seconds": None}
     overdue = late(found)
@@ -122,8 +122,8 @@ def check_beat(asked: Question[dict[str, float | None]]) -> Check:
 
 def figures() -> Iterator[Figure]:
     """Yield what the tables know; where the database is away, that."""
-    asked = Question("database", in_database(lambda: (waiting(), parked(), heartbeats())))
-    found = asked.answer()
+    known = in_database(lambda: (waiting(), parked(), heartbeats()))
+    found = asked("database (its figures)", known).answer()
     up = 0.0 if found is None else 1.0
     yield Figure("database_up", "Did the database answer?", (), {(): up})
     if found is None:

@@ -137,6 +137,12 @@ class DatabaseMailbox:
         rows = BotUpdate.objects.using(self.using)
         return rows.filter(bot=update.bot, update_id=update.id, status="pending")
 
+    def rerun(self, work: Callable[[], Result]) -> Result:
+        """Do work that is a transaction of its own: again after a deadlock, once more on a new
+        connection where the old one has died. Raises `Unavailable`.
+        """
+        return self._transaction(work)
+
     # The verbs of the contract
 
     def open(self) -> None:

@@ -9,11 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from django.db import transaction
+
 from botsessions import clock
 from botsessions.mailboxes.base import Tracked
 
 if TYPE_CHECKING:
     from botsessions.models import DeletionChunk, MessageDeletion
+
+#: How many of a deletion's chunks are looked at for messages that it has already.
+REMEMBERED = 200
 
 #: A message of a chat: its id and when it was sent, by which it may be too old.
 Doomed = tuple[str, datetime | None]
@@ -76,11 +81,33 @@ def stamp(moment: datetime | None) -> float | None:
 
 
 def known_ids(using: str, deletion: MessageDeletion, chats: Iterable[str]) -> dict[Place, set[str]]:
-    """Return the messages of these chats that a deletion has already."""
+    """Return messages of these chats that a deletion has already: the last ones, where it has many.
+
+    What it misses so is asked for again, and gone.
+    """
     from botsessions.models import DeletionChunk
 
     chunks = DeletionChunk.objects.using(using).filter(deletion=deletion, chat__in=set(chats))
+    last = chunks.order_by("-pk").values_list("chat", "business", "messages")[:REMEMBERED]
     known: dict[Place, set[str]] = {}
-    for chat, business, messages in chunks.values_list("chat", "business", "messages"):
+    for chat, business, messages in last:
         known.setdefault((chat, business), set()).update(id for id, _ in messages)
     return known
+
+
+def finish(using: str, pk: int, *, gathered: bool = False) -> None:
+    """Note that a deletion is gathered, or that all of it has come to an outcome, where it has."""
+    from botsessions.models import DeletionChunk, MessageDeletion
+
+    status = MessageDeletion.Status
+    with transaction.atomic(using=using):
+        deletion = MessageDeletion.objects.using(using).select_for_update().get(pk=pk)
+        if gathered and deletion.status == status.GATHERING:
+            deletion.status, deletion.due_at, deletion.selection = status.RUNNING, None, None
+        chunks = DeletionChunk.objects.using(using).filter(deletion=pk)
+        if deletion.status == status.RUNNING and not chunks.filter(due_at__isnull=False).exists():
+            deletion.status, deletion.finished_at = status.DONE, clock.now()
+        if deletion.status == status.DONE and deletion.forgets:
+            chunks.delete()
+        fields = ["status", "due_at", "selection", "finished_at"]
+        deletion.save(using=using, update_fields=fields)

@@ -167,10 +167,13 @@ class Operating:
     def erase(self, options: Options) -> None:
         who = f"user {options['user']}" if options["user"] else f"chat {options['chat']}"
         if not options["no_input"]:
-            answer = input(
-                f"Erase everything that bot '{options['bot']}' has of {who}? It cannot be undone. "
-                "Type yes: "
-            )
+            try:
+                answer = input(
+                    f"Erase everything that bot '{options['bot']}' has of {who}? It cannot be "
+                    "undone. Type yes: "
+                )
+            except EOFError:
+                raise CommandError("Nobody is there to say yes: give --no-input.") from None
             if answer.strip().lower() != "yes":
                 raise CommandError("Nothing was erased.")
         erasure = operations.erase(
@@ -183,7 +186,7 @@ class Operating:
         )
         if erasure.deletion is not None and erasure.selection is None:
             self._follow(erasure.deletion)
-            operations.continue_erasure(erasure)
+            operations.continue_erasure(erasure, options["wait"])
         for name, number in sorted(erasure.counts.items()):
             self.write(f"{name.replace('_', ' ').capitalize()}: {number}")
         if erasure.finished_at is None:
@@ -276,8 +279,13 @@ def _moment(text: str) -> datetime:
         moment, age = parse_datetime(text), parse_duration(text)
     except ValueError:
         moment = age = None
+    if text.strip().isdigit():
+        age = None  # of seconds, which hardly anybody means
     if moment is not None:
         return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
     if age is not None and age > timedelta(0):
         return timezone.now() - age
-    raise CommandError(f"{text!r} is no age and no moment.")
+    raise CommandError(
+        f"{text!r} is no age, as '30 00:00:00' for thirty days or '12:00:00', and no moment, as "
+        "'2026-11-01 00:00'."
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from datetime import timedelta
 
 from asgiref.sync import async_to_sync
 from django.db import transaction
@@ -20,9 +19,9 @@ from botsessions import clock
 from botsessions.bots import bots
 from botsessions.conf import settings
 from botsessions.exceptions import UnknownBot
+from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.models import DeletionChunk, MessageDeletion, TrackedMessage
 from botsessions.operations.asking import Asker
-from botsessions.operations.gathering import gather
 from botsessions.operations.known import known_bots
 from botsessions.operations.selection import Selection
 
@@ -33,8 +32,6 @@ Status = MessageDeletion.Status
 SECONDS = 5.0
 #: Seconds between looks of whoever waits for one.
 LOOK_EVERY = 0.2
-#: Seconds for which whoever has found a deletion that is to be gathered has it to himself.
-GATHERED_WITHIN = 60.0
 
 
 def begin_deletion(
@@ -43,11 +40,14 @@ def begin_deletion(
     """Begin to delete the messages of a set of sessions, and return how far that is.
 
     They are those that are there now. The bot `through` deletes, by default the sessions' own.
-    Raises `UnknownBot`. Nothing is gathered or asked for yet: `delete_messages` does.
+    Raises `UnknownBot`, and `msgspec.ValidationError` for a selection of other types. Nothing is
+    gathered or asked for yet: `delete_messages` does.
     """
     through = through or selection.bot
-    if through not in bots:
-        raise UnknownBot(f"There is no bot '{through}'.")
+    for alias in (selection.bot, through):
+        if alias not in bots:
+            raise UnknownBot(f"There is no bot '{alias}'.")
+    selection = Selection.read(selection.stored())
     last = TrackedMessage.objects.using(settings.DATABASE).aggregate(last=Max("id"))["last"] or 0
     now = clock.now()
     return MessageDeletion.objects.using(settings.DATABASE).create(
@@ -69,7 +69,7 @@ def delete_messages(seconds: float = SECONDS, progress: Callable[[], object] | N
     `progress` is called now and then. Safe at any time, in any number of processes.
     """
     known = known_bots()
-    done: int = async_to_sync(Asker(known, seconds, progress).run, force_new_loop=True)(_gather)
+    done: int = async_to_sync(Asker(known, seconds, progress).run, force_new_loop=True)()
     return done
 
 
@@ -78,29 +78,9 @@ def follow_deletion(deletion: MessageDeletion, progress: Callable[[], object]) -
     while deletion.finished_at is None:
         delete_messages(progress=progress)
         progress()
-        deletion.refresh_from_db()
+        deletion.refresh_from_db(using=settings.DATABASE)
         if deletion.finished_at is None:
             time.sleep(LOOK_EVERY)
-
-
-def _gather(aliases: list[str], until: float) -> bool:
-    """Gather for one deletion that is due; return whether there was one."""
-    now = clock.now()
-    rows = MessageDeletion.objects.using(settings.DATABASE)
-    with transaction.atomic(using=settings.DATABASE):
-        found = (
-            rows.filter(due_at__lte=now, through__in=aliases)
-            .order_by("due_at", "id")
-            .select_for_update(skip_locked=Asker.skips())
-            .first()
-        )
-        if found is not None:
-            found.due_at = now + timedelta(seconds=GATHERED_WITHIN)
-            found.save(update_fields=["due_at"])
-    if found is None:
-        return False
-    gather(found, until)
-    return True
 
 
 def cancel_deletion(deletion: MessageDeletion) -> bool:
@@ -108,12 +88,18 @@ def cancel_deletion(deletion: MessageDeletion) -> bool:
 
     What was taken out of the slices stays out; calls that are under way are noted as they end.
     """
-    rows = MessageDeletion.objects.using(settings.DATABASE)
-    with transaction.atomic(using=settings.DATABASE):
-        going_on = rows.filter(pk=deletion.pk, status__in=[Status.GATHERING, Status.RUNNING])
+    return DatabaseMailbox().rerun(lambda: _cancel(deletion.pk))
+
+
+def _cancel(pk: int) -> bool:
+    using = settings.DATABASE
+    rows, chunks = MessageDeletion.objects.using(using), DeletionChunk.objects.using(using)
+    with transaction.atomic(using=using):
+        going_on = rows.filter(pk=pk, status__in=[Status.GATHERING, Status.RUNNING])
         stopped = going_on.update(
             status=Status.CANCELLED, due_at=None, busy=[], finished_at=clock.now()
         )
-        chunks = DeletionChunk.objects.using(settings.DATABASE)
-        chunks.filter(deletion=deletion.pk, due_at__isnull=False).update(due_at=None)
+        waiting = chunks.filter(deletion=pk, due_at__isnull=False).order_by("pk")
+        ids = list(waiting.select_for_update().values_list("pk", flat=True))
+        chunks.filter(pk__in=ids).update(due_at=None)
     return bool(stopped)

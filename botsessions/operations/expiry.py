@@ -21,7 +21,7 @@ from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.mailboxes.slices import end_expired, key_of
 from botsessions.models import BotSession, BotUpdate
 from botsessions.operations.known import known_bots
-from botsessions.operations.taking import mailbox_name, taken
+from botsessions.operations.taking import taken_sessions
 from botsessions.updates import EXPIRED, Update, User, place
 
 log = logging.getLogger("botsessions.operations")
@@ -118,13 +118,9 @@ def _end(mailbox: DatabaseMailbox, rows: Sequence[BotSession], known: Mapping[st
     """End these sessions where their mailboxes are free."""
     if not rows:
         return 0
-    found: dict[str, list[int]] = {}
-    for row in rows:
-        found.setdefault(mailbox_name(key_of(row), known), []).append(row.pk)
-    with taken(found, mailbox) as hold:
-        ended = end_expired(
-            mailbox.using, [pk for name in found if name in hold for pk in found[name]]
-        )
-    for alias, bot in known.items():
-        drop(bot.store, [key for key in ended if key.bot == alias])
+    with taken_sessions(rows, known) as sessions:
+        ended = end_expired(mailbox.using, sessions.ids)
+        # Before the mailboxes are given back: a session that begins then has data of its own.
+        for alias, bot in known.items():
+            drop(bot.store, [key for key in ended if key.bot == alias])
     return len(ended)

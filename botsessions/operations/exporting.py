@@ -23,9 +23,9 @@ ROWS = 500
 def export(bot: str, *, user: str = "", chat: str = "") -> Iterator[str]:
     """Yield what is stored of a user or a chat of a bot, each row a line of JSON.
 
-    A line names its `table` (session, message, update, deletion_chunk) and the columns. Sessions
-    come with their data whatever store has it. Raises `UnknownBot`, and `ValueError` unless exactly
-    one of user and chat is named, before the first line.
+    A line names its `table` (session, message, update, flow, message_deletion) and the columns.
+    Sessions come with their data whatever store has it. Raises as `begin_erasure`, before the first
+    line.
     """
     return _lines(Subject(bot, user=user, chat=chat))
 
@@ -39,7 +39,9 @@ def _lines(subject: Subject) -> Iterator[str]:
         yield from _rows("message", messages)
     yield from _rows("update", subject.waiting)
     yield from _rows("update", subject.done)
-    yield from _rows("deletion_chunk", subject.chunks)
+    for each in subject.talking():
+        yield _line("flow", each)
+    yield from _rows("message_deletion", subject.deletions)
 
 
 def _batches(rows: QuerySet[BotSession]) -> Iterator[list[BotSession]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import timedelta
 
 from django.db import transaction
@@ -12,18 +12,36 @@ from django.db.models import F, QuerySet
 from botsessions import clock
 from botsessions.bots import bots
 from botsessions.conf import settings
-from botsessions.mailboxes.deletions import Doomed, Place, chunked, known_ids
-from botsessions.mailboxes.slices import forget, key_of
+from botsessions.mailboxes.deletions import Doomed, Place, chunked, finish, known_ids
+from botsessions.mailboxes.slices import forget
 from botsessions.models import BotSession, DeletionChunk, MessageDeletion, TrackedMessage
+from botsessions.operations.claims import skips_locked
 from botsessions.operations.known import known_bots
 from botsessions.operations.selection import Selection
-from botsessions.operations.taking import mailbox_name, taken
+from botsessions.operations.taking import taken_sessions
 
 #: How many sessions are taken at a time, and how many messages in one transaction.
 SESSIONS = 100
 MESSAGES = 10_000
 #: Seconds until a session that somebody worked on is tried again.
 AGAIN_AFTER = 1.0
+
+
+def gather_due(aliases: list[str], until: float) -> bool:
+    """Gather for one deletion that is due; return whether there was one."""
+    now, using = clock.now(), settings.DATABASE
+    rows = MessageDeletion.objects.using(using)
+    with transaction.atomic(using=using):
+        due = rows.filter(due_at__lte=now, through__in=aliases).order_by("due_at", "id")
+        found = due.select_for_update(skip_locked=skips_locked()).first()
+        if found is not None:
+            # It belongs to whoever found it.
+            due_at = now + timedelta(seconds=settings.LEASE)
+            rows.filter(pk=found.pk).update(due_at=due_at)
+    if found is None:
+        return False
+    gather(found, until)
+    return True
 
 
 def gather(deletion: MessageDeletion, until: float) -> None:
@@ -49,55 +67,40 @@ def gather(deletion: MessageDeletion, until: float) -> None:
     if deletion.busy:
         _pause(deletion, AGAIN_AFTER)
     else:
-        finish(deletion.pk, gathered=True)
-
-
-def finish(pk: int, *, gathered: bool = False) -> bool:
-    """Note that a deletion is gathered, and whether all of it has come to an outcome."""
-    rows = MessageDeletion.objects.using(settings.DATABASE)
-    with transaction.atomic(using=settings.DATABASE):
-        deletion = rows.select_for_update().get(pk=pk)
-        if gathered and deletion.status == MessageDeletion.Status.GATHERING:
-            deletion.status, deletion.due_at = MessageDeletion.Status.RUNNING, None
-        left = DeletionChunk.objects.using(settings.DATABASE).filter(
-            deletion=pk, due_at__isnull=False
-        )
-        if deletion.status == MessageDeletion.Status.RUNNING and not left.exists():
-            deletion.status, deletion.finished_at = MessageDeletion.Status.DONE, clock.now()
-        deletion.save(update_fields=["status", "due_at", "finished_at"])
-    return deletion.status == MessageDeletion.Status.DONE
+        finish(settings.DATABASE, deletion.pk, gathered=True)
 
 
 def _take(
-    deletion: MessageDeletion, selection: Selection, sessions: Iterable[BotSession]
+    deletion: MessageDeletion, selection: Selection, sessions: Sequence[BotSession]
 ) -> list[int]:
-    """Take the messages of these sessions; return those that somebody works on."""
-    known = known_bots()
-    names: dict[str, list[int]] = {}
-    for each in sessions:
-        names.setdefault(mailbox_name(key_of(each), known), []).append(each.pk)
-    if not names:
-        return []
+    """Take the messages of these sessions; return those that somebody works on.
+
+    What arrives in their mailboxes meanwhile is for the caller to recover: a handler takes time.
+    """
     # The mailboxes are not ours for ever: what is left then is for the next time.
     stop = time.monotonic() + settings.LEASE / 2
-    with taken(names) as hold:
-        free = [pk for name, pks in names.items() if name in hold for pk in pks]
-        messages = selection.messages(deletion.last_message).filter(session__in=free)
+    with taken_sessions(sessions, known_bots(), recovers=False) as hold:
+        messages = selection.messages(deletion.last_message).filter(session__in=hold.ids)
         while move(deletion, messages) >= MESSAGES:
             if time.monotonic() > stop:
-                return [pk for pks in names.values() for pk in pks]
-    return [pk for name, pks in names.items() if name not in hold for pk in pks]
+                return [each.pk for each in sessions]
+    return [each.pk for each in hold.busy]
 
 
 def move(deletion: MessageDeletion, messages: QuerySet[TrackedMessage]) -> int:
-    """Make chunks of these messages, up to MESSAGES, and return how many they were."""
+    """Make chunks of these messages, up to MESSAGES, and return how many they were.
+
+    Of a deletion that was cancelled meanwhile none; but for that of an erasure, which takes them
+    all the same, not to be asked for.
+    """
     using, size = settings.DATABASE, bots[deletion.through].platform.delete_batch_size
     columns = "id", "chat", "business", "message_id", "sent_at"
     with transaction.atomic(using=using):
         jobs = MessageDeletion.objects.using(using).filter(pk=deletion.pk)
         [status] = jobs.select_for_update().values_list("status", flat=True)
-        # What is gathered while it is cancelled is not asked for.
-        due_at = None if status == MessageDeletion.Status.CANCELLED else clock.now()
+        is_cancelled = status == MessageDeletion.Status.CANCELLED
+        if is_cancelled and not deletion.forgets:
+            return 0
         found = list(messages.order_by("session", "id").values_list(*columns)[:MESSAGES])
         places: dict[Place, list[Doomed]] = {}
         for _, chat, business, message_id, sent_at in found:
@@ -106,12 +109,11 @@ def move(deletion: MessageDeletion, messages: QuerySet[TrackedMessage]) -> int:
         for place, doomed in places.items():
             before = known.get(place, set())
             places[place] = [each for each in doomed if each[0] not in before]
-        chunks = list(chunked(deletion, places, size, due_at))
+        chunks = list(chunked(deletion, places, size, None if is_cancelled else clock.now()))
         DeletionChunk.objects.using(using).bulk_create(chunks)
         forget(using, [id for id, *_ in found])
-        total = sum(len(each.messages) for each in chunks)
         # What has no id of its own, or is in another slice too, needs no call.
-        spare = len(found) - total
+        spare = len(found) - sum(len(each.messages) for each in chunks)
         jobs.update(total=F("total") + len(found), gone=F("gone") + spare)
     return len(found)
 

@@ -23,13 +23,14 @@ from botsessions.mailboxes.slices import key_of
 from botsessions.models import (
     BotSession,
     BotUpdate,
+    DeletionChunk,
     MailboxLease,
     MessageDeletion,
     RateWindow,
     TrackedMessage,
 )
 from botsessions.operations.known import known_bots
-from botsessions.operations.taking import mailbox_name, taken
+from botsessions.operations.taking import taken_sessions
 from botsessions.retention import TERMS, Term
 
 #: How many ids one transaction goes through, and how many sessions it ends.
@@ -40,8 +41,8 @@ SESSIONS = 100
 IDLE_LEASE = timedelta(days=1)
 IDLE_RATE = timedelta(hours=1)
 DELETIONS = timedelta(days=30)
-#: What the chat of a session begins with that is anonymous.
-NOBODY = "~"
+#: What the chat of a session begins with that is anonymous, and what stands for that of a message.
+NOBODY = "~anonymous/"
 
 DONE, PARKED = BotUpdate.Status.DONE, BotUpdate.Status.PARKED
 
@@ -159,25 +160,37 @@ def _end(
     term: Term,
     counts: Counter[str],
 ) -> None:
-    names: dict[str, list[int]] = {}
-    for each in batch:
-        names.setdefault(mailbox_name(key_of(each), {bot.alias: bot}), []).append(each.pk)
-    ended: list[BotSession] = []
-    with taken(names) as hold, transaction.atomic(using=settings.DATABASE):
-        free = [pk for name, pks in names.items() if name in hold for pk in pks]
-        rows = idle.filter(pk__in=free).order_by("pk").select_for_update()
-        ended = list(rows.defer("data", "quarantined"))
-        messages = TrackedMessage.objects.using(settings.DATABASE)
-        messages = messages.filter(session__in=[each.pk for each in ended])
-        if term.anonymises:
-            counts["messages_anonymised"] += anonymise_messages(messages)
-            counts["sessions_anonymised"] += len(ended)
-            for each in ended:
-                anonymise_session(each.pk)
-        else:
-            counts["messages"] += messages.delete()[0]
-            counts["sessions"] += idle.filter(pk__in=[each.pk for each in ended]).delete()[0]
-    drop(bot.store, [key_of(each) for each in ended])
+    using = settings.DATABASE
+    with taken_sessions(batch, {bot.alias: bot}) as sessions:
+        rows = idle.filter(pk__in=sessions.ids).order_by("pk")
+        for messages in _of_sessions(list(rows.values_list("pk", flat=True))):
+            if term.anonymises:
+                counts["messages_anonymised"] += anonymise_messages(messages)
+            else:
+                counts["messages"] += messages.delete()[0]
+        with transaction.atomic(using=using):
+            ended = list(rows.defer("data", "quarantined").select_for_update())
+            if term.anonymises:
+                counts["sessions_anonymised"] += len(ended)
+                for each in ended:
+                    anonymise_session(each.pk)
+            else:
+                rows = BotSession.objects.using(using).filter(pk__in=[each.pk for each in ended])
+                counts["sessions"] += rows.delete()[1].get("botsessions.BotSession", 0)
+        # Before the mailboxes are given back: a session that begins then has data of its own.
+        drop(bot.store, [key_of(each) for each in ended])
+
+
+def _of_sessions(sessions: list[int]) -> Iterator[QuerySet[TrackedMessage]]:
+    """Yield the messages of these sessions, a bounded number at a time."""
+    rows, cursor = TrackedMessage.objects.using(settings.DATABASE), 0
+    while sessions:
+        found = rows.filter(session__in=sessions, pk__gt=cursor).order_by("pk")
+        ids = list(found.values_list("pk", flat=True)[:RANGE])
+        if not ids:
+            return
+        yield rows.filter(pk__in=ids)
+        cursor = ids[-1]
 
 
 def anonymise_session(pk: int) -> None:
@@ -206,10 +219,17 @@ def _prune_idle(counts: Counter[str]) -> None:
         mailbox=OuterRef("key"), status=BotUpdate.Status.PENDING
     )
     leases = MailboxLease.objects.using(using).filter(expires_at__lt=now - IDLE_LEASE)
-    counts["leases"] += leases.exclude(Exists(waiting)).delete()[0]
+    _delete("leases", leases.exclude(Exists(waiting)), counts)
     rates = RateWindow.objects.using(using).filter(updated_at__lt=now - IDLE_RATE)
-    counts["rate_windows"] += rates.delete()[0]
+    _delete("rate_windows", rates, counts)
     over = MessageDeletion.objects.using(using).filter(finished_at__lt=now - DELETIONS)
-    while ids := list(over.order_by("pk").values_list("pk", flat=True)[:SESSIONS]):
-        counts["deletions"] += len(ids)
-        over.filter(pk__in=ids).delete()
+    chunks = DeletionChunk.objects.using(using).filter(deletion__in=over.values("pk"))
+    _delete("deletion_chunks", chunks, counts)
+    _delete("deletions", over, counts)
+
+
+def _delete(name: str, rows: QuerySet[Any], counts: Counter[str]) -> None:
+    """Delete rows, a bounded number in each transaction."""
+    model = rows.model._default_manager.using(settings.DATABASE)
+    while ids := list(rows.order_by("pk").values_list("pk", flat=True)[:SESSIONS]):
+        counts[name] += model.filter(pk__in=ids).delete()[0]

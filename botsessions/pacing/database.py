@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connections,
+    transaction,
+)
 
 from botsessions import clock
 from botsessions.conf import settings
@@ -26,6 +33,14 @@ T = TypeVar("T")
 #: pause before that, in seconds.
 ATTEMPTS: Final = 4
 RERUN_PAUSE: Final = 0.05
+#: Milliseconds that a transaction waits for a lock, and for what is to come of it: the process may
+#: have been stopped in it.
+LOCKED_FOR: Final = 500
+IDLE_FOR: Final = 2_000
+LIMITS: Final = (
+    "SELECT set_config('lock_timeout', %s, true),"
+    " set_config('idle_in_transaction_session_timeout', %s, true)"
+)
 #: Somebody clears away rows that have not been of use for long: who asks again makes new ones.
 VANISHED: Final = "A row of RateWindow was just cleared away."
 
@@ -34,7 +49,9 @@ class DatabaseWindows:
     """The windows as rows, locked in the order of their keys while it is decided.
 
     Each verb is one short transaction, which is run again after a deadlock, and once more on a new
-    connection where the old one has died; within somebody's transaction it is a part of that.
+    connection where the old one has died. PostgreSQL ends one that waits for a lock, or for us, for
+    too long: that is `Unavailable`. Within a transaction it is a part of that, and so is asked over
+    a connection of its own, but for tests: see `shared`.
     """
 
     def acquire(self, requests: Sequence[Request], lag: float) -> list[Verdict]:
@@ -126,10 +143,20 @@ class DatabaseWindows:
 
     def _transaction(self, work: Callable[[], T]) -> T:
         def atomic() -> T:
+            is_own = not connections[settings.DATABASE].in_atomic_block
             with transaction.atomic(using=settings.DATABASE):
+                if is_own:
+                    self._limit()
                 return work()
 
         return self._run(atomic)
+
+    def _limit(self) -> None:
+        """Let the server wait for nobody for long: neither this for others, nor others for this."""
+        connection = connections[settings.DATABASE]
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute(LIMITS, [f"{LOCKED_FOR}", f"{IDLE_FOR}"])
 
     def _run(self, work: Callable[[], T]) -> T:
         from botsessions.mailboxes.statements import statements_for
@@ -147,10 +174,12 @@ class DatabaseWindows:
                 if attempts and isinstance(error, DatabaseError) and statements.may_retry(error):
                     time.sleep(random.uniform(0, RERUN_PAUSE))  # noqa: S311
                     continue
-                if not isinstance(error, OperationalError | InterfaceError):
+                # An InternalError is how PostgreSQL ends a transaction that was idle for too long.
+                if not isinstance(error, OperationalError | InterfaceError | InternalError):
                     raise
-                lost = statements.connection_lost(error)
+                if not statements.connection_lost(error):
+                    raise Unavailable(f"The database is too busy: {error}") from error
                 connection.close()
-                if healed or not lost:
+                if healed:
                     raise Unavailable(f"The database is away: {error}") from error
                 healed = True

@@ -25,7 +25,7 @@ log = logging.getLogger("botsessions.pacing")
 
 #: Seconds from when room is asked for until the message has arrived: it is booked for that moment.
 #: Half of it is for the answer: where that comes later, the room is changed for room from then on.
-#: The other half is the network's, of which nothing can be known.
+#: The other half is the network's: where the call has not returned by then, it is booked anew.
 LAG: Final = 0.1
 #: The lag grows where answers are late, up to this; what is late then goes all the same.
 LONGEST_LAG: Final = 1.0
@@ -43,10 +43,13 @@ class Ticket:
     """One call that waits for its turn, or whose turn it is."""
 
     __slots__ = (
+        "arrives_by",
         "booked",
         "chat",
         "cost",
         "deadline",
+        "ends_at",
+        "granted",
         "lag",
         "line",
         "queue",
@@ -63,11 +66,16 @@ class Ticket:
         #: Where it needs room; nothing where it waits for a pause alone.
         self.windows = windows
         self.deadline = deadline
-        #: For which moment room was granted to it, how long after it was asked for, and until when
-        #: that is to be used.
+        #: When the process ends: it does not wait for a turn that comes later.
+        self.ends_at = math.inf
+        #: For which moment it has room that it has not used, how long after it was asked for, and
+        #: until when that is to be used.
         self.booked = 0.0
         self.lag = LAG
         self.used_by = math.inf
+        #: For which moment it had the room that it uses, by the clock of the windows and by ours.
+        self.granted = 0.0
+        self.arrives_by = math.inf
         self.line: Line | None = None
         self.queue: Queue
         self.turn: asyncio.Future[None] | None = None
@@ -76,6 +84,14 @@ class Ticket:
     def is_waiting(self) -> bool:
         """Is it not its turn yet?"""
         return self.turn is not None and not self.turn.done()
+
+    def end_by(self, moment: float) -> None:
+        """Wait no longer than that: by then the process has ended. Its wait ends in `Unavailable`
+        as soon as its turn is known to come later.
+        """
+        self.ends_at = moment
+        if self.line is not None:
+            self.line.look_again()
 
     def leave(self) -> None:
         """Make room for the next of its queue, wherever in it it is."""
@@ -118,6 +134,8 @@ class Line:
         #: How many of them need no room in the window of all.
         self._asides = 0
         self._full_until = 0.0
+        #: Are there those who may not know yet that it is full for longer than they can wait?
+        self._tells = False
         self._lag = LAG
         #: Why nobody answers, while that is so.
         self._trouble: Unavailable | None = None
@@ -151,13 +169,21 @@ class Line:
         elif not self._queues:
             self._ended()
 
+    def look_again(self) -> None:
+        """Something has changed for those who wait."""
+        self._tells = True
+        self._news.set()
+
     async def turn_of(self, ticket: Ticket) -> None:
         """Wait until it is its turn, for which it has room now; it stays the first of its queue.
 
-        Raises `RateLimited` where that takes too long, `Unavailable` where nobody can tell.
+        Raises `RateLimited` where that takes too long, `Unavailable` where nobody can tell, or the
+        process ends before.
         """
         latest = max(ticket.deadline, time.monotonic() + ASKED_WITHIN)
         while True:
+            if ticket.cost and (error := self._hopeless(ticket, self._full_until)) is not None:
+                raise error
             ticket.turn = asyncio.get_running_loop().create_future()
             self._news.set()
             if self._worker is None:
@@ -171,7 +197,7 @@ class Line:
                 left = max(ticket.queue.due, self._full_until) - time.monotonic()
                 raise limited(max(left, ASKED_WITHIN)) from None
             if time.monotonic() <= ticket.used_by:
-                ticket.booked = 0.0
+                ticket.granted, ticket.booked = ticket.booked, 0.0
                 return
             self._lag = max(self._lag, min(ticket.lag * 2, LONGEST_LAG))
 
@@ -202,13 +228,18 @@ class Line:
         is_full = now < self._full_until
         next_at = self._full_until if is_full else math.inf
         asking = []
+        if is_full and self._tells:
+            self._tells = False
+            for queue in self._queues.values():
+                if queue.tickets[0].cost:
+                    self._give_up(queue, self._full_until)
         for queue in self._queues.values() if self._asides or not is_full else ():
             first = queue.tickets[0]
             if not first.is_waiting or (is_full and first.cost):
                 continue
             due = max(queue.due, self._paused_until(first.chat))
             if due > now:
-                _give_up(queue, due, now)
+                self._give_up(queue, due)
                 next_at = min(next_at, due)
             elif first.windows:
                 asking.append(first)
@@ -222,9 +253,12 @@ class Line:
         return None if next_at == math.inf else next_at - now
 
     async def _ask(self, asking: Sequence[Ticket]) -> None:
-        lag = self._lag
-        used_by = time.monotonic() + lag / 2 if lag < LONGEST_LAG else math.inf
-        requests = [Request(each.windows, each.cost, each.booked) for each in asking]
+        lag, asked_at = self._lag, time.monotonic()
+        used_by = asked_at + lag / 2 if lag < LONGEST_LAG else math.inf
+        requests = [
+            Request(each.windows, each.cost, each.booked, max(0.0, each.deadline - asked_at))
+            for each in asking
+        ]
         try:
             verdicts = await shared.acquire(requests, lag)
         except Unavailable as error:
@@ -245,16 +279,39 @@ class Line:
         for ticket, verdict in zip(asking, verdicts, strict=True):
             ticket.booked, ticket.lag = verdict.booked, lag
             if not verdict.key:
+                ticket.arrives_by = asked_at + lag
                 _go(ticket, used_by)
-            elif verdict.key == self._bot_window:
+                continue
+            if verdict.key == self._bot_window:
                 self._full_until = now + verdict.wait + HAIR
-            else:
+                self._tells = True
+            if verdict.key != self._bot_window or verdict.booked:
                 ticket.queue.due = now + verdict.wait + HAIR
+
+    def _give_up(self, queue: Queue, due: float) -> None:
+        """Tell those of a queue who cannot wait until then."""
+        for ticket in queue.tickets:
+            if (error := self._hopeless(ticket, due)) is not None:
+                _fail(ticket, error)
+
+    def _hopeless(self, ticket: Ticket, due: float) -> Exception | None:
+        """Return what a call raises that cannot wait until then, None where it can.
+
+        While nobody answers it is not known when there is room.
+        """
+        now = time.monotonic()
+        if now < due and ticket.ends_at < due:
+            return Unavailable("This process is stopping.")
+        if now < due and ticket.deadline < due and self._trouble is None:
+            return limited(due - now)
+        return None
 
 
 def limited(seconds: float) -> RateLimited:
     """Return what a call raises that could go in so many seconds at the earliest."""
-    return RateLimited(f"no room for {seconds:.1f} s", code=429, retry_after=seconds)
+    error = RateLimited(f"no room for {seconds:.1f} s", code=429, retry_after=seconds)
+    error.was_asked = False
+    return error
 
 
 def _go(ticket: Ticket, used_by: float = math.inf) -> None:
@@ -269,13 +326,6 @@ def _fail(ticket: Ticket, error: Exception) -> None:
     if ticket.turn is not None and not ticket.turn.done():
         ticket.turn.set_exception(error)
         ticket.turn.exception()  # known, though whoever waits may be cancelled just now
-
-
-def _give_up(queue: Queue, due: float, now: float) -> None:
-    """Tell those of a queue who cannot wait for so long."""
-    for ticket in queue.tickets:
-        if ticket.deadline < due:
-            _fail(ticket, limited(due - now))
 
 
 def _spawn(line: Line) -> asyncio.Task[None]:

@@ -7,14 +7,16 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from botsessions.conf import settings
-from botsessions.exceptions import RateLimited, Unavailable
-from botsessions.pacing.line import ROUND, Line, Ticket
+from botsessions.exceptions import PlatformError, RateLimited, Unavailable, told
+from botsessions.pacing.line import ASKED_WITHIN, LAG, ROUND, Line, Ticket
 from botsessions.pacing.shared import shared
+from botsessions.pacing.window import Request
 from botsessions.platforms.base import Rate
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class Pacer:
         call: Callable[[], Awaitable[R]],
         *,
         wait: float | None = None,
+        waiting: Callable[[Ticket], AbstractContextManager[object]] = nullcontext,
     ) -> R:
         """Make a call when it is its turn, and return its result.
 
@@ -65,8 +68,9 @@ class Pacer:
         raised here.
 
         All that takes `wait` seconds, by default RATE_WAIT. Raises `RateLimited` as soon as it is
-        known to take longer; `retry_after` is when to come again. Raises `Unavailable` where the
-        database that keeps the rates is away for so long. Nothing was sent then.
+        known to take longer; `retry_after` is when to come again, and `chat` this one. Raises
+        `Unavailable` where the database that keeps the rates is away for so long. Nothing was sent
+        then. It is in the context of `waiting` while it is not its turn.
         """
         if not self._bot.platform.is_paced:
             return await call()
@@ -77,14 +81,25 @@ class Pacer:
         try:
             while True:
                 if waits:
-                    await self._in_line(ticket).turn_of(ticket)
+                    line = self._in_line(ticket)
+                    with waiting(ticket):
+                        await line.turn_of(ticket)
                 try:
-                    return await call()
+                    result = await call()
                 except RateLimited as error:
                     refusals += 1
                     waits = True
                     self._in_line(ticket)  # before those that come while it is noted
                     await self._refused(ticket, error, refusals)
+                except PlatformError:
+                    await self._arrived(ticket)  # it may have, for all that
+                    raise
+                else:
+                    await self._arrived(ticket)
+                    return result
+        except RateLimited as error:
+            error.chat = chat
+            raise
         finally:
             ticket.leave()
 
@@ -119,6 +134,20 @@ class Pacer:
             error.retry_after = seconds
             raise error
         log.info("Bot '%s' pauses a chat for %g s: %s", self._bot.alias, seconds, error)
+
+    async def _arrived(self, ticket: Ticket) -> None:
+        """Book anew what may have arrived later than its room was for. Never raises.
+
+        What was sent is not recorded yet, so this is not waited for for long.
+        """
+        if not ticket.granted or time.monotonic() <= ticket.arrives_by:
+            return
+        made = Request(ticket.windows, ticket.cost, ticket.granted, is_made=True)
+        try:
+            async with asyncio.timeout(ASKED_WITHIN):
+                await shared.acquire([made], LAG)
+        except Exception as error:
+            log.warning("A send that took long is not counted where it ended: %s", told(error))
 
     def _is_held(self, chat: str, cost: int) -> bool:
         """Is a call to wait though it needs no room: for a pause, or behind others of its chat?"""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from django.core.cache import caches
 
-from botsessions.exceptions import Unavailable
-from botsessions.pacing.window import EXACT, Request, Verdict
+from botsessions.exceptions import Unavailable, told
+from botsessions.pacing.window import EXACT, Request, Verdict, farthest
 
 if TYPE_CHECKING:
     from redis.commands.core import Script
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: What every key begins with, after the cache's own prefix. The braces keep the windows of a bot on
 #: one node of a cluster.
 NAME: Final = "botsessions:rate:{%s}:%s"
+
+#: Seconds that are as good as any number above them, in JSON, which has no infinity.
+FOREVER: Final = 1e9
 
 #: `decide`, on hashes of `times` (a JSON list) and `paused` (until when). A hash lives for as long
 #: as it can hold anything up.
@@ -40,6 +43,17 @@ local function booked(part, cost, at)
 end
 for number, request in ipairs(asked.requests) do
     local cost, late, which = request.cost, now, 0
+    for _, part in ipairs(cost > 0 and request.windows or {}) do
+        local window, times = windows[part.key], windows[part.key].times
+        local latest = now + asked.lag + part.farthest
+        if part.count > 0 and #times > 0 and times[#times] > latest then
+            for place, at in ipairs(times) do
+                if at > latest then times[place] = now end
+            end
+            table.sort(times)
+            window.changed, window.seconds = true, part.seconds
+        end
+    end
     for _, part in ipairs(request.booked > 0 and request.windows or {}) do
         local window = windows[part.key]
         for _, at in ipairs(booked(part, cost, request.booked)) do
@@ -52,7 +66,7 @@ for number, request in ipairs(asked.requests) do
             end
         end
     end
-    for _, part in ipairs(request.windows) do
+    for _, part in ipairs(request.is_made and {} or request.windows) do
         local window, count = windows[part.key], part.count
         local due = math.max(window.paused, waited[part.key] or 0)
         if count > 0 and cost > 0 then
@@ -61,13 +75,19 @@ for number, request in ipairs(asked.requests) do
         end
         if due > late then late, which = due, part.key end
     end
+    local moment, span = request.is_made and now or now + asked.lag, 0
     if which > 0 then
         waited[which] = late
-    else
-        for _, part in ipairs(request.windows) do
-            local window = windows[part.key]
-            local times = window.times
-            for _, at in ipairs(booked(part, cost, now + asked.lag)) do
+        local keeps = cost > 1 and late - now <= request.patience
+        moment, span = keeps and late + asked.lag or 0, late - now - asked.lag - asked.exact
+    end
+    local at = 0
+    for _, part in ipairs(moment > 0 and request.windows or {}) do
+        local window = windows[part.key]
+        local times = window.times
+        if which == 0 or part.count > 0 and span <= part.seconds then
+            at = moment
+            for _, at in ipairs(booked(part, cost, moment)) do
                 times[#times + 1] = at
                 window.changed, window.seconds = true, part.seconds
             end
@@ -78,7 +98,7 @@ for number, request in ipairs(asked.requests) do
         end
     end
     verdicts[number] = {
-        string.format('%.6f', late - now), which, string.format('%.6f', now + asked.lag)
+        string.format('%.6f', late - now), which, string.format('%.6f', which == 0 and moment or at)
     }
 end
 for number, key in ipairs(KEYS) do
@@ -124,11 +144,14 @@ class RedisWindows:
             {
                 "cost": request.cost,
                 "booked": request.booked,
+                "patience": min(request.patience, FOREVER),
+                "is_made": request.is_made,
                 "windows": [
                     {
                         "key": numbers.setdefault(key, len(numbers) + 1),
                         "count": rate.count if rate else 0,
                         "seconds": rate.seconds if rate else 0,
+                        "farthest": farthest(rate) if rate else 0,
                     }
                     for key, rate in request.windows
                 ],
@@ -138,8 +161,8 @@ class RedisWindows:
         keys = list(numbers)
         body = msgspec.json.encode({"lag": lag, "exact": EXACT, "requests": asked})
         return [
-            Verdict(float(wait), keys[number - 1]) if number else Verdict(0.0, "", float(booked))
-            for wait, number, booked in self._run(ACQUIRE, keys, body)
+            Verdict(float(wait) if number else 0.0, keys[number - 1] if number else "", float(at))
+            for wait, number, at in self._run(ACQUIRE, keys, body)
         ]
 
     def pause(self, key: str, seconds: float) -> None:
@@ -156,5 +179,5 @@ class RedisWindows:
             return script(names, [argument], client=client)
         except Exception as error:  # of django-redis, of its client, of the settings of either
             raise Unavailable(
-                f"The Redis of the cache '{self.alias}' is away: {type(error).__name__}: {error}"
+                f"The Redis of the cache '{self.alias}' is away: {told(error)}"
             ) from error

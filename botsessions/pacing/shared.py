@@ -6,27 +6,25 @@ had still to give besides what the other gives. The platform's 429 is what is le
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from botsessions.conf import settings
 from botsessions.exceptions import Unavailable
+from botsessions.pacing.asking import Asker
 from botsessions.pacing.database import DatabaseWindows
 from botsessions.pacing.redis import RedisWindows
 from botsessions.pacing.window import Request, Verdict, Windows
 from botsessions.stores.cache_space import DJANGO_REDIS
-
-if TYPE_CHECKING:
-    from botsessions.mailboxes.base import Mailbox
 
 T = TypeVar("T")
 
@@ -34,41 +32,32 @@ log = logging.getLogger("botsessions.pacing")
 
 #: Seconds that Redis has for an answer, whatever the cache's own limits are.
 ANSWERS_WITHIN: Final = 1.0
+#: … and the database, which is asked when nobody else is left.
+DATABASE_WITHIN: Final = 5.0
 #: Seconds until a Redis that was away is asked again.
 COMEBACK: Final = 5.0
 
 
 class RedisHost:
-    """The Redis of one cache, asked in a thread of its own, and whether it is away."""
+    """The Redis of one cache, and whether it is away."""
 
     def __init__(self, alias: str) -> None:
         self.windows = RedisWindows(alias)
-        self._thread = ThreadPoolExecutor(1, "botsessions-pacing")
-        #: A question that was not answered in time: the thread is busy with it.
-        self._stuck: Future[object] | None = None
+        self._asker = Asker("Redis", ANSWERS_WITHIN)
         self._is_away = False
         self._away_until = 0.0
 
     @property
     def is_to_be_asked(self) -> bool:
-        is_free = self._stuck is None or self._stuck.done()
-        return is_free and time.monotonic() >= self._away_until
+        return self._asker.is_free and time.monotonic() >= self._away_until
 
     async def ask(self, work: Callable[[Windows], T]) -> T:
         """Return its answer. Raises `Unavailable` where there is none in time."""
-        question = self._thread.submit(work, self.windows)
-        answer = asyncio.wrap_future(question)
         try:
-            await asyncio.wait({answer}, timeout=ANSWERS_WITHIN)
-            if not answer.done():
-                self._stuck = cast("Future[object]", question)
-                raise Unavailable(f"Redis did not answer within {ANSWERS_WITHIN:g} s.")
-            found = answer.result()
+            found = await self._asker.ask(partial(work, self.windows))
         except Unavailable as error:
             self._note_away(error)
             raise
-        finally:
-            answer.cancel()
         if self._is_away:
             self._is_away = False
             log.warning("Redis keeps the rates of sends again.")
@@ -86,6 +75,7 @@ class SharedWindows:
 
     def __init__(self) -> None:
         self._database = DatabaseWindows()
+        self._asker = Asker("The database", DATABASE_WITHIN, connections.close_all)
         self._hosts: dict[str, RedisHost] = {}
 
     async def acquire(self, requests: Sequence[Request], lag: float) -> list[Verdict]:
@@ -103,7 +93,24 @@ class SharedWindows:
                 return await host.ask(work)
             except Unavailable:
                 pass  # is logged
-        return await in_database(partial(work, self._database))
+        return await self._ask_database(partial(work, self._database))
+
+    async def _ask_database(self, work: Callable[[], T]) -> T:
+        """Ask over a connection of our own, so that whoever sends waits for no lock of another's.
+
+        The room of a message is taken as soon as it is granted, whatever becomes of the transaction
+        in which somebody sends. Where nothing can be seen but from within that, it is joined.
+        """
+        from botsessions.engine import current_engine
+
+        # A started engine has its threads; its callers' transactions are none of theirs.
+        if not current_engine().is_started and await _is_joined():
+            return await sync_to_async(work, thread_sensitive=True)()
+        return await self._asker.ask(work)
+
+    def close(self) -> None:
+        """Close the connection of our own, if there is one: a test's database is about to go."""
+        self._asker.end()
 
     def _host(self) -> RedisHost | None:
         alias = settings.RATE_CACHE
@@ -128,16 +135,20 @@ def is_redis(backend: str) -> bool:
     return DJANGO_REDIS in (f"{each.__module__}.{each.__qualname__}" for each in kind.__mro__)
 
 
-async def in_database(work: Callable[[], T]) -> T:
-    """Do it in the thread of the engine's mailbox; where none was started, in that of Django."""
-    from botsessions.engine import current_engine
+async def _is_joined() -> bool:
+    """Must the database be asked in the transaction, or over the connection, of whoever sends?"""
+    with suppress(RuntimeError):  # the thread was a request's, which has ended
+        return await sync_to_async(is_joined, thread_sensitive=True)()
+    return False
 
-    engine = current_engine()
-    if not engine.is_started:
-        return await sync_to_async(work, thread_sensitive=True)()
 
-    def ended(mailbox: Mailbox) -> T:
-        mailbox.flush()  # a transaction that it may have left unfinished
-        return work()
+def is_joined() -> bool:
+    """Does this thread's connection keep others from what it writes, or even from writing?
 
-    return await engine.ask(ended)
+    That of a `TestCase`, in whose transaction a whole test happens, does; on SQLite so does every
+    transaction, and a database in memory is its own thread's.
+    """
+    connection: Any = connections[settings.DATABASE]
+    if connection.vendor == "sqlite":
+        return bool(connection.in_atomic_block or connection.is_in_memory_db())
+    return any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)

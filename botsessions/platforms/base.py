@@ -64,6 +64,12 @@ class Platform:
         self.alias = alias
         self.options = options
 
+    def private_chat(self, user: str) -> str:
+        """Return the id of the chat of the bot and that user alone, `""` where it says nothing of
+        whose it is.
+        """
+        return ""
+
     # Receiving: synchronous, no I/O.
 
     def authenticate(self, headers: Mapping[bytes, bytes], body: bytes) -> None:

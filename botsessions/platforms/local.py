@@ -76,6 +76,10 @@ class LocalPlatform(Platform):
 
     # Receiving
 
+    def private_chat(self, user: str) -> str:
+        """Return the user's own id, which the private chat has too."""
+        return user
+
     def authenticate(self, headers: Mapping[bytes, bytes], body: bytes) -> None:
         """Raise `Unauthorized` unless `X-Local-Secret` is the bot's secret."""
         if not hmac.compare_digest(headers.get(SECRET_HEADER, b""), self._secret):

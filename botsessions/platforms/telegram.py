@@ -98,6 +98,10 @@ class TelegramPlatform(Platform):
         self._secret = secret.encode()
         self._api = BotApi(token, self._api_url(), self._timeout())
 
+    def private_chat(self, user: str) -> str:
+        """Return the user's own id, which the private chat has too."""
+        return user
+
     # Receiving
 
     def authenticate(self, headers: Mapping[bytes, bytes], body: bytes) -> None:

@@ -15,6 +15,7 @@ from django.db.models import Min
 from botsessions.bots import Bot
 from botsessions.conf import settings
 from botsessions.contents import fill
+from botsessions.exceptions import RateLimited
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Tracked
 from botsessions.mailboxes.database import DatabaseMailbox
@@ -82,14 +83,19 @@ def stored_ids(bot: str, ids: Iterable[str]) -> set[str]:
 
 
 class _Errors(logging.Handler):
-    """Keeps what handlers raise: the engine logs it with the update and the bot."""
+    """Keeps what handlers raise: the engine logs it with the update and the bot.
+
+    A `RateLimited` it logs as a matter of course, without a traceback.
+    """
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.INFO)
         self.found: dict[tuple[str, str], BaseException] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
+        if isinstance(record.args, tuple) and isinstance(record.args[-1], RateLimited):
+            error = record.args[-1]
         if error is not None and isinstance(record.args, tuple) and len(record.args) > 1:
             update, bot, *_ = record.args
             self.found.setdefault((str(bot), str(update)), error)
@@ -99,8 +105,11 @@ class _Errors(logging.Handler):
 def noticed() -> Iterator[Mapping[tuple[str, str], BaseException]]:
     """Notice what handlers raise first within the block, by bot and update."""
     log, errors = logging.getLogger("botsessions.engine"), _Errors()
+    level = log.level
+    log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
     log.addHandler(errors)
     try:
         yield errors.found
     finally:
         log.removeHandler(errors)
+        log.setLevel(level)

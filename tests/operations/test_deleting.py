@@ -30,7 +30,7 @@ from botsessions.models import (
     MessageDeletion,
     TrackedMessage,
 )
-from botsessions.operations import asking, gathering
+from botsessions.operations import asking, claims, gathering
 from botsessions.operations.selection import Selection
 from botsessions.platforms.base import Deletion
 from botsessions.platforms.local import LocalPlatform
@@ -453,7 +453,7 @@ def test_database_that_goes_away_loses_no_outcome(monkeypatch: pytest.MonkeyPatc
             raise DatabaseError("away")
 
         with monkeypatch.context() as patch:
-            patch.setattr(asking.Asker, "_store", away)
+            patch.setattr(claims.Claims, "store", away)
             with pytest.raises(DatabaseError):
                 operations.delete_messages()
         assert operations.delete_messages() == 0

@@ -25,7 +25,7 @@ from botsessions.models import (
     TrackedMessage,
 )
 from botsessions.operations import pruning
-from botsessions.operations.taking import taken
+from botsessions.operations.taking import taken_sessions
 from tests.kit import handle, message, running
 
 pytestmark = pytest.mark.django_db
@@ -137,7 +137,8 @@ def test_messages_can_be_kept_without_people() -> None:
         say(ann, [2 * DAY, 3 * DAY, timedelta(0)])
         assert operations.prune() == {"messages_anonymised": 2}
         found = [(each.user, each.text, each.chat) for each in ann.messages.order_by("id")]
-        assert found == [("", "", "~"), ("", "", "~"), ("ann", "hello", "ann")]
+        nobody = pruning.NOBODY
+        assert found == [("", "", nobody), ("", "", nobody), ("ann", "hello", "ann")]
         assert operations.prune() == {}
 
 
@@ -188,11 +189,11 @@ def test_a_session_that_is_written_at_the_last_moment_stays(
 ) -> None:
     def writing(*arguments: Any) -> Any:
         BotSession.objects.update(updated_at=timezone.now())
-        return taken(*arguments)
+        return taken_sessions(*arguments)
 
     with running(router, retention={"SESSIONS": DAY}):
         session(2 * DAY)
-        monkeypatch.setattr(pruning, "taken", writing)
+        monkeypatch.setattr(pruning, "taken_sessions", writing)
         assert operations.prune() == {}
         assert BotSession.objects.count() == 1
 

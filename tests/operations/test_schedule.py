@@ -7,6 +7,7 @@ import pytest
 from celery import current_app
 from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 
 from botsessions import operations, tasks
 from botsessions.models import Heartbeat, MessageDeletion
@@ -39,8 +40,11 @@ def test_periods_are_settings() -> None:
 @pytest.mark.parametrize("operation", PERIODS)
 def test_each_task_leaves_a_heartbeat(operation: str) -> None:
     with running(quiet, platform=Chats):
+        long_ago = timezone.now() - timedelta(days=1)
+        Heartbeat.objects.bulk_create(Heartbeat(name=name, at=long_ago) for name in PERIODS)
         getattr(tasks, operation)()
-        assert [each.name for each in Heartbeat.objects.all()] == [operation]
+        beaten = Heartbeat.objects.filter(at__gt=long_ago)
+        assert [each.name for each in beaten] == [operation]
 
 
 def command(*arguments: str) -> None:
@@ -85,6 +89,7 @@ def test_what_is_old_is_deleted_alone(age: str, deleted: int) -> None:
         (["demo"], "Say which messages"),
         (["demo", "--all", "--user=ann"], "Say which messages"),
         (["demo", "--older-than=tomorrow"], "no age"),
+        (["demo", "--older-than=30"], "thirty days"),
         (["demo", "--older-than=-1 00:00:00"], "no age"),
         (["nobody", "--all"], "There is no bot 'nobody'"),
     ],

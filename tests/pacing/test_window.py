@@ -115,3 +115,79 @@ def test_what_is_given_back_leaves_the_window_as_it_was(
             assert window.times == before[len(before) - len(window.times) :]
             assert all(at + rate.seconds <= now for at in before[: len(before) - len(window.times)])
             window.book(rate, cost, verdict.booked)
+
+
+@given(
+    rates,
+    st.lists(st.tuples(st.integers(1, 8), st.floats(0, 20)), min_size=1, max_size=40),
+    st.floats(0, 120),
+)
+def test_room_that_is_kept_is_no_room_above_the_rate(
+    rate: Rate, senders: list[tuple[int, float]], patience: float
+) -> None:
+    """P28: whoever comes when told, others come meanwhile, and nothing is above the rate."""
+    window, arrived = Window(), []
+    coming = [(1e9 + at, number, cost, 0.0) for number, (cost, at) in enumerate(senders)]
+    for _ in range(400):
+        if not coming:
+            break
+        coming.sort()
+        now, number, cost, booked = coming.pop(0)
+        request = Request([("w", rate)], cost, booked, patience)
+        [verdict] = decide([request], {"w": window}, now, LAG)
+        if verdict.key:
+            coming.append((now + verdict.wait + 1e-3, number, cost, verdict.booked))
+        else:
+            # What is more than the rate counts is so in one go, whatever is done.
+            arrived += [now] * min(cost, rate.count)
+        assert len(window.times) <= rate.count
+    assert most_in(arrived, rate.seconds * (1 - 1e-6)) <= rate.count
+
+
+def test_a_large_one_has_room_kept_for_it_while_it_waits() -> None:
+    """P28: small ones of other processes do not take it."""
+    rate = Rate(4, 1)
+    large, small = Request([("w", rate)], 4, patience=5), Request([("w", rate)], 1, patience=5)
+    windows = {"w": Window([1e9 - 0.5])}
+    [told] = decide([large], windows, 1e9, 0.0)
+    assert told == Verdict(0.5, "w", 1e9 + 0.5)
+    assert decide([small], windows, 1e9 + 0.1, 0.0)[0].key == "w"
+    [after] = decide([small], windows, 1e9 + 0.5, 0.0)
+    assert after.wait == 1.0
+    [granted] = decide([large._replace(booked=told.booked)], windows, 1e9 + 0.5, 0.0)
+    assert granted == Verdict(0.0, "", 1e9 + 0.5)
+    assert windows["w"].times == [1e9 + 0.5] * 4
+
+
+def test_no_room_is_kept_for_who_does_not_wait_nor_where_it_is_far_off() -> None:
+    rate, slow = Rate(4, 1), Rate(1, 60)
+    windows = {"w": Window([1e9 - 0.5]), "slow": Window([1e9 - 1])}
+    assert decide([Request([("w", rate)], 4)], windows, 1e9, 0.0) == [Verdict(0.5, "w")]
+    assert windows["w"].times == [1e9 - 0.5]
+    both = Request([("slow", slow), ("w", rate)], 2, patience=60)
+    [verdict] = decide([both], windows, 1e9, 0.0)
+    assert (verdict.key, verdict.wait, verdict.booked) == ("slow", 59, 1e9 + 59)
+    assert windows["w"].times == [1e9 - 0.5]  # within a second of then it has none to keep yet
+    assert windows["slow"].times == [1e9 + 119]
+
+
+def test_what_was_made_is_booked_whatever_room_there_is() -> None:
+    rate = Rate(2, 10)
+    windows = {"w": Window([1e9, 1e9 + 1], paused_until=2e9)}
+    made = Request([("w", rate)], 1, 1e9 + 1, is_made=True)
+    assert decide([made], windows, 1e9 + 5, LAG) == [Verdict(0.0, "", 1e9 + 5)]
+    assert windows["w"].times == [1e9, 1e9 + 5]
+    assert decide([made], windows, 1e9 + 6, LAG) == [Verdict(0.0, "", 1e9 + 6)]
+    assert windows["w"].times == [1e9 + 5, 1e9 + 6]
+
+
+@given(rates, st.integers(1, 100))
+def test_a_clock_that_is_put_back_holds_nothing_up_for_long(rate: Rate, cost: int) -> None:
+    window = Window([1e9 + 1e6])
+    [verdict] = decide([Request([("w", rate)], cost)], {"w": window}, 1e9, LAG)
+    assert verdict.wait <= rate.seconds + 1e-6
+    window = Window()
+    window.book(rate, cost, 1e9 + LAG)
+    booked = list(window.times)
+    decide([Request([("w", rate)], 1)], {"w": window}, 1e9, LAG)
+    assert set(window.times) >= set(booked)  # that much may be ahead

@@ -39,7 +39,7 @@ PACED = {
         "secret": "a-secret-of-the-tests",
         "api_url": env.str("BOT_API_URL", "http://127.0.0.1:1"),
     },
-    "RATES": {"chat": (1, 0.2), "group": (3, 1.0), "bot": (5, 0.4)},
+    "RATES": {"chat": (1, 0.6), "group": (3, 1.0), "bot": (5, 0.4)},
 }
 if env.str("RATE_REDIS_URL", ""):
     CACHES = {

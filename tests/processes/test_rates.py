@@ -21,7 +21,7 @@ pytestmark = pytest.mark.processes
 
 ANN, BEN, EVERYBODY, TEAM = 1_001, 1_002, 1_003, -1_001
 SIZE = 4
-RETRY_AFTER = 1
+RETRY_AFTER = 2
 
 numbers = count(50_000)
 
@@ -100,13 +100,13 @@ def test_no_chat_is_above_its_rate_with_four_processes_sending(
                 for chat in (own, EVERYBODY)
                 for number in range(2)
             ]
-            fleet.until(lambda: len(telegram.arrived) >= len(expected), 30, "all is sent")
+            fleet.until(lambda: len(telegram.arrived) >= len(expected), 60, "all is sent")
             time.sleep(0.3)
         arrived, [refused] = telegram.arrived, telegram.refused
 
     assert sorted((chat, text) for _, chat, text in arrived) == sorted(expected)
     for chat in (ANN, BEN, EVERYBODY, TEAM):
-        assert most_in([at for at, _ in telegram.of(chat)], 0.2) == 1, chat
+        assert most_in([at for at, _ in telegram.of(chat)], 0.4) == 1, chat
         texts = [text for _, text in telegram.of(chat)]
         for id in ids:
             assert [each for each in texts if each.startswith(id)] in ([], [f"{id} 0", f"{id} 1"])

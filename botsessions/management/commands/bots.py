@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import BaseCommand, CommandError, CommandParser
 
@@ -99,6 +100,25 @@ class Command(BaseCommand):
             "(default: %(default)s)",
         )
 
+        verb = _add(
+            verbs,
+            "token",
+            self.make_token,
+            "Make a token for the REST API, which acts as a user, and show its key this once. For "
+            "projects with botsessions.api.",
+        )
+        verb.add_argument("user", help="the name of the user")
+        verb.add_argument(
+            "--bot",
+            action="append",
+            default=[],
+            metavar="ALIAS",
+            help="a bot that it is for; may be given several times (default: all)",
+        )
+        verb.add_argument(
+            "--expires", type=float, metavar="DAYS", help="after so many days (default: never)"
+        )
+
         # Looked up when it writes: whoever calls the command may give it another.
         Operating(lambda line: self.stdout.write(line)).add_to(verbs, _add)
 
@@ -152,6 +172,17 @@ class Command(BaseCommand):
         chat = console.Console(_find(options), options["user"], options["chat"], self.stdout.write)
         stdin = options.get("stdin") or sys.stdin
         foreground.run(partial(chat.run, stdin), self._tell_stopping)
+
+    def make_token(self, options: Options) -> None:
+        if not apps.is_installed("botsessions.api"):
+            raise CommandError("botsessions.api is not in INSTALLED_APPS.")
+        from botsessions.api.tokens import issue_for  # only where REST framework is installed
+
+        try:
+            key = issue_for(options["user"], bots=options["bot"], days=options["expires"])
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(key)
 
     def _tell_stopping(self) -> None:
         self.stdout.write(

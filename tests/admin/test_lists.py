@@ -1,4 +1,4 @@
-"""The admin: everything can be seen, nothing changed, and the size of a table costs nothing."""
+"""Lists: everything can be seen, nothing changed, and the size of a table costs nothing."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,31 +7,25 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.db.models import Model
-from django.test import Client, override_settings
+from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
-from botsessions import Router
 from botsessions.admin import MAX_COUNT, BoundedPaginator
 from botsessions.models import BotSession, BotUpdate, MailboxLease, TrackedMessage
-from tests.kit import configured
+from tests.admin.kit import list_of, page_of, staff
 
 pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MODELS = (BotSession, TrackedMessage, BotUpdate, MailboxLease)
 NAMES = [str(model._meta.model_name) for model in MODELS]
-#: The request's session and user, two counts of what a list shows, and its rows.
+#: The request's session and user, a count of what a list shows, and its rows.
 QUERIES = 5
+#: The same, with two searches in sessions, or the updates that failed and those that did not.
+MORE = {"botsession": QUERIES + 2, "botupdate": QUERIES + 1}
 MANY = 100_000
-
-router = Router()
-
-
-@pytest.fixture(autouse=True)
-def bots() -> Any:
-    with override_settings(BOTSESSIONS=configured(router)):
-        yield
 
 
 @pytest.fixture
@@ -54,22 +48,6 @@ def rows() -> dict[str, Model]:
         key="demo:c1:ann", token="host-1", acquired_at=NOW, expires_at=NOW + timedelta(seconds=30)
     )
     return dict(zip(NAMES, (session, message, update, lease), strict=True))
-
-
-@pytest.fixture
-def operator() -> Client:
-    """A client with every permission there is."""
-    client = Client()
-    client.force_login(User.objects.create_superuser("operator"))
-    return client
-
-
-def list_of(name: str) -> str:
-    return reverse(f"admin:botsessions_{name}_changelist")
-
-
-def page_of(row: Model) -> str:
-    return reverse(f"admin:botsessions_{row._meta.model_name}_change", args=[row.pk])
 
 
 def shown(client: Client, name: str, **parameters: str) -> list[Any]:
@@ -219,12 +197,12 @@ def test_list_of_a_hundred_thousand_takes_few_queries(
     fill(name)
     first = {"trackedmessage": {"direction__exact": "incoming"}, "botupdate": {"bot": "demo"}}
     for parameters in ({}, first.get(name, {}), {"q": "c5"}, {"p": "200"}):
-        with django_assert_max_num_queries(QUERIES) as captured:
+        with django_assert_max_num_queries(MORE.get(name, QUERIES)) as captured:
             response = operator.get(list_of(name), parameters)
         assert response.status_code == 200
         assert response.context["cl"].result_count <= MAX_COUNT
-        counts = [query["sql"] for query in captured if "COUNT(" in query["sql"]]
-        assert all(f"LIMIT {MAX_COUNT}" in sql for sql in counts)
+        counts = [query["sql"] for query in captured if query["sql"].startswith("SELECT COUNT(")]
+        assert all(f"LIMIT {MAX_COUNT}" in sql for sql in counts if "parked" not in sql)
     if name == "botupdate":
         assert len(shown(operator, name, status__exact="parked")) == 50
 
@@ -235,14 +213,16 @@ def test_list_leaves_long_columns_alone(
     django_assert_max_num_queries: DjangoAssertNumQueries,
 ) -> None:
     for name, columns in {
-        "botsession": ['"data"'],
+        "botsession": ['"quarantined"', '"last_flow"'],
         "trackedmessage": ['"data"'],
         "botupdate": ['"payload"', '"journal"', '"error"'],
     }.items():
-        with django_assert_max_num_queries(QUERIES) as captured:
+        with django_assert_max_num_queries(MORE.get(name, QUERIES)) as captured:
             operator.get(list_of(name))
         sql = " ".join(query["sql"] for query in captured)
         assert not any(column in sql for column in columns), sql
+    # Of the data it is measured how much there is, in the database.
+    assert "data" in shown(operator, "botsession")[0].get_deferred_fields()
 
 
 def test_paginator_counts_exactly_as_far_as_it_counts() -> None:
@@ -251,3 +231,94 @@ def test_paginator_counts_exactly_as_far_as_it_counts() -> None:
     assert BoundedPaginator(everything, 50).count == MAX_COUNT
     assert BoundedPaginator(everything, 50).num_pages == MAX_COUNT // 50
     assert BoundedPaginator(everything.filter(key__lt="demo:c100000"), 50).count == 5
+
+
+# What operators look for
+
+
+def session(**fields: Any) -> BotSession:
+    defaults: dict[str, Any] = {"bot": "demo", "created_at": NOW, "updated_at": NOW}
+    return BotSession.objects.create(**defaults | fields)
+
+
+def test_sessions_tell_who_flow_messages_and_size(operator: Client) -> None:
+    """P32."""
+    now = timezone.now()
+    here = session(
+        chat="-100", user="ann", thread="7", qualifier="order", data={"a": "b" * 3000},
+        is_open=True, flow={"name": "chain"}, due_at=now + timedelta(minutes=9, seconds=30),
+        expires_at=now + timedelta(days=2, hours=1),
+    )  # fmt: skip
+    TrackedMessage.objects.bulk_create(
+        TrackedMessage(session=here, chat="c", message_id=f"{n}", direction="incoming", sent_at=NOW)
+        for n in range(100)
+    )
+    page = operator.get(list_of("botsession")).content.decode()
+    for part in (">ann<", "-100 #7", ">order<", ">chain<", "9\xa0minutes left", ">99+<", "2.9"):
+        assert part in page, part
+    assert "in 2\xa0days" in page
+
+
+def test_sessions_are_filtered(operator: Client) -> None:
+    """P32."""
+    now = timezone.now()
+    some = session(
+        chat="a", is_open=True, flow={"name": "f"}, quarantined={}, expires_at=now - timedelta(1),
+        updated_at=now,
+    )  # fmt: skip
+    other = session(chat="b", bot="other", updated_at=now - timedelta(days=40))
+    gone = session(chat="c", bot="gone", updated_at=now - timedelta(days=3))
+    for parameters, those in [
+        ({"bot": "other"}, [other]),
+        ({"platform": "local"}, [other, some]),
+        ({"platform": "none"}, []),
+        ({"is_open__exact": "1"}, [some]),
+        ({"flow__isempty": "0"}, [some]),
+        ({"expired": "1"}, [some]),
+        ({"expired": "0"}, [gone, other]),
+        ({"quarantined": "1"}, [some]),
+        ({"quarantined": "0"}, [gone, other]),
+        ({"active": "hour"}, [some]),
+        ({"active": "week"}, [gone, some]),
+        ({"active": "older"}, [other]),
+    ]:
+        assert shown(operator, "botsession", **parameters) == those, parameters
+
+
+def test_sessions_are_found_by_what_was_said(operator: Client) -> None:
+    """P32: by whoever may see messages."""
+    here = session(chat="a", user="ann")
+    session(chat="b")
+    TrackedMessage.objects.create(
+        session=here, chat="a", message_id="1", direction="incoming", text="A pot of Tea, please",
+        sent_at=NOW,
+    )  # fmt: skip
+    assert shown(operator, "botsession", q="of tea") == [here]
+    assert shown(operator, "botsession", q="coffee") == []
+    assert shown(operator, "botsession", q="%") == []
+    assert shown(staff("view_botsession"), "botsession", q="of tea") == []
+
+
+def test_what_failed_comes_first(operator: Client) -> None:
+    """P32: on whatever page it ends, each update is on one page."""
+    BotUpdate.objects.bulk_create(
+        BotUpdate(
+            bot="demo", update_id=f"{n}", type="message", mailbox="m", received_at=NOW,
+            status="parked" if n % 3 == 0 else "done",
+        )
+        for n in range(180)
+    )  # fmt: skip
+    everything = [
+        each.pk for page in range(1, 5) for each in shown(operator, "botupdate", p=f"{page}")
+    ]
+    by_pk = BotUpdate.objects.order_by("-pk")
+    expected = [*by_pk.filter(status="parked"), *by_pk.exclude(status="parked")]
+    assert everything == [each.pk for each in expected]
+
+
+def test_a_bot_that_is_gone_breaks_no_list(rows: dict[str, Model], operator: Client) -> None:
+    for model in (BotSession, BotUpdate):
+        model.objects.update(bot="gone")
+    for name in NAMES:
+        assert len(shown(operator, name)) == 1
+        assert operator.get(page_of(rows[name])).status_code == 200

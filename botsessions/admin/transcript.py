@@ -1,0 +1,117 @@
+"""The transcript of a session, a page at a time: older ones before it, new ones after it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from django.db.models import F, QuerySet
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from botsessions.admin.visible import line, prose
+from botsessions.conf import settings
+from botsessions.models import BotSession, TrackedMessage
+
+#: How many messages a page of the transcript shows.
+SHOWN = 50
+#: How many rows an export reads at a time.
+ROWS = 1000
+#: What an exported message tells.
+EXPORTED = (
+    "id", "chat", "message_id", "direction", "kind", "is_service", "user", "business", "text",
+    "sent_at", "edited_at", "update_id",
+)  # fmt: skip
+#: With what a cell begins that spreadsheets take for a formula, full width included.
+FORMULAS = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")
+
+
+class Said:
+    """One message, as it is shown."""
+
+    def __init__(self, row: TrackedMessage) -> None:
+        self.row = row
+        self.is_ours = row.direction == TrackedMessage.Direction.OUTGOING
+
+    @property
+    def by(self) -> str:
+        """Who said it; only ids are stored."""
+        return _("Bot") if self.is_ours else line(self.row.user) or _("Somebody")
+
+    @property
+    def kind(self) -> str:
+        """What it is, where it is no plain text."""
+        return "" if self.row.kind == "text" else line(self.row.kind)
+
+    @property
+    def text(self) -> SafeString:
+        """What was said."""
+        return prose(self.row.text)
+
+
+class Transcript:
+    """The newest messages of a session, or those before or after a message, oldest first."""
+
+    def __init__(self, session: int, *, before: int | None = None, after: int = 0) -> None:
+        self.session = session
+        rows = _rows(session).filter(pk__gt=after)
+        if before is not None:
+            rows = rows.filter(pk__lt=before)
+        # An id that is computed is found through the session: by the ids themselves, a planner may
+        # look through everybody's messages for this session's newest.
+        rows = rows.annotate(place=F("id") + 0)
+        if after:
+            found, more = list(rows.order_by("place")[:SHOWN]), False
+        else:
+            found = list(rows.order_by("-place")[: SHOWN + 1])
+            more = len(found) > SHOWN
+            found = found[:SHOWN][::-1]
+        self.messages = [Said(row) for row in found]
+        #: The message before which there are others; None where there are none.
+        self.older = found[0].pk if more else None
+
+    @property
+    def updates(self) -> set[str]:
+        """The updates that the bot answered here."""
+        return {each.row.update_id for each in self.messages if each.row.update_id}
+
+
+def _rows(session: int) -> QuerySet[TrackedMessage]:
+    return TrackedMessage.objects.using(settings.DATABASE).filter(session=session)
+
+
+def _exported(session: BotSession) -> Iterator[dict[str, Any]]:
+    """Yield its messages, in order, a few at a time."""
+    cursor = 0
+    rows = _rows(session.pk).annotate(place=F("id") + 0).order_by("place")
+    while batch := list(rows.filter(pk__gt=cursor)[:ROWS]):
+        for row in batch:
+            yield {name: getattr(row, name) for name in EXPORTED}
+        cursor = batch[-1].pk
+
+
+def as_json(session: BotSession) -> bytes:
+    """Return the whole transcript as a JSON object: the session's key and its messages."""
+    key = {name: getattr(session, name) for name in ("bot", "chat", "user", "thread", "qualifier")}
+    whole = {"session": key, "messages": list(_exported(session))}
+    return msgspec.json.format(msgspec.json.encode(whole))
+
+
+def as_csv(session: BotSession) -> bytes:
+    """Return the whole transcript as CSV, for spreadsheets; no cell is a formula there."""
+    text = io.StringIO()
+    text.write("\ufeff")  # Excel reads UTF-8 only where it is told so
+    table = csv.writer(text)
+    table.writerow(EXPORTED)
+    for each in _exported(session):
+        table.writerow([neutral(value) for value in each.values()])
+    return text.getvalue().encode()
+
+
+def neutral(value: Any) -> str:
+    """Return a value as a cell that no spreadsheet calculates: a quote says that it is text."""
+    cell = "" if value is None else value.isoformat() if hasattr(value, "isoformat") else f"{value}"
+    return f"'{cell}" if cell.lstrip(" ").startswith(FORMULAS) else cell

@@ -1,0 +1,1 @@
+"""What people do in a browser: a real Chromium against the project as `make run` starts it."""
