@@ -109,6 +109,11 @@ class TrackedMessage(models.Model):
     is_service = models.BooleanField(_("service message"), default=False)
     user = models.CharField(_("user"), max_length=64, blank=True, default="")
     business = models.CharField(_("business connection"), max_length=64, blank=True, default="")
+    # A process of the version before, still running while this is deployed, names none of the two.
+    #: What whoever said it was called then.
+    name = models.CharField(_("name"), max_length=128, blank=True, default="", db_default="")
+    #: The message that it answers.
+    reply_to = models.CharField(_("reply to"), max_length=64, blank=True, default="", db_default="")
     text = models.TextField(_("text"), blank=True, default="")
     sent_at = models.DateTimeField(_("sent at"))
     edited_at = models.DateTimeField(_("edited at"), null=True, blank=True)

@@ -512,7 +512,14 @@ async def test_a_tracked_message_says_all_that_is_known_of_it() -> None:
     with running(router):
         await sessions().get("ann", "ann").open()
         said_then = Message(
-            "m7", Chat("ann"), ANN, kind="photo", text="look", date=when, business="b1"
+            "m7",
+            Chat("ann"),
+            ANN,
+            kind="photo",
+            text="look",
+            date=when,
+            business="b1",
+            reply_to="m5",
         )
         await handle(Update("demo", "u7", "message", Chat("ann"), ANN, said_then))
     incoming, outgoing = found
@@ -526,6 +533,8 @@ async def test_a_tracked_message_says_all_that_is_known_of_it() -> None:
         user="ann",
         text="look",
         sent_at=when,
+        name="Ann",
+        reply_to="m5",
     )
     assert outgoing.direction == Direction.OUTGOING
     assert (outgoing.chat, outgoing.user, outgoing.kind) == ("ann", "demo", "text")
@@ -679,6 +688,7 @@ async def test_texts_are_kept_nowhere_where_the_bot_says_so() -> None:
             ("outgoing", ""),
         ]
         assert {each.kind async for each in TrackedMessage.objects.all()} == {"text"}
+        assert {each.name async for each in TrackedMessage.objects.all()} == {""}
 
 
 # Looking

@@ -85,8 +85,8 @@ class BotSessionAdmin(DeskAdmin):
     # What is searched is said in get_search_results.
     search_fields = ("chat__exact", "user__exact")
     search_help_text = gettext_lazy(
-        "A chat or a user, the whole id; or a part of what was said in the newest messages. Names "
-        "of people are not stored."
+        "A chat or a user, the whole id; or a part of what was said in the newest messages, or of "
+        "the name of who said it."
     )
 
     # The list
@@ -99,11 +99,13 @@ class BotSessionAdmin(DeskAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         said = TrackedMessage.objects.filter(session=OuterRef("pk")).order_by().values("pk")
+        named = said.filter(user=OuterRef("user")).exclude(name="")
         rows: QuerySet[Any] = super().get_queryset(request)
         rows = rows.annotate(
             flow_name=KT("flow__name"),
             message_count=Counted(said[: MESSAGES + 1]),
             data_size=Coalesce(Length(Cast("data", TextField())), Value(0)),
+            said_by=Subquery(named.values("name")[:1]),
         )
         return rows
 
@@ -125,14 +127,21 @@ class BotSessionAdmin(DeskAdmin):
         if len(term) >= SHORTEST and may(request, "view_trackedmessage"):
             said = TrackedMessage.objects.using(settings.DATABASE)
             last = said.aggregate(last=Max("pk"))["last"] or 0
-            lately = said.filter(pk__gt=last - SEARCHED, text__icontains=term)
+            words = Q(text__icontains=term) | Q(name__icontains=term)
+            lately = said.filter(words, pk__gt=last - SEARCHED)
             found |= set(lately.values_list("session_id", flat=True)[:FOUND])
         return queryset.filter(pk__in=found), False
 
     @admin.display(description=gettext_lazy("who"))
     def who(self, session: BotSession) -> SafeString:
-        """The ids of the user and the chat: names are not stored."""
+        """The user's name, where it stands in the slice, and the ids of user and chat."""
         user, chat = line(session.user), line(session.chat)
+        name = line(getattr(session, "said_by", None) or "") if user else ""
+        if name and name != user:
+            return format_html(
+                '<bdi class="bs-who">{}</bdi> <span class="bs-quiet">{}{}</span>',
+                name, user, "" if chat in ("", user) else f" {_('in')} {chat}",
+            )  # fmt: skip
         if session.thread:
             chat = f"{chat} #{line(session.thread)}"
         if not user or user == chat:

@@ -22,8 +22,8 @@ SHOWN = 50
 ROWS = 1000
 #: What an exported message tells.
 EXPORTED = (
-    "id", "chat", "message_id", "direction", "kind", "is_service", "user", "business", "text",
-    "sent_at", "edited_at", "update_id",
+    "id", "chat", "message_id", "direction", "kind", "is_service", "user", "name", "reply_to",
+    "business", "text", "sent_at", "edited_at", "update_id",
 )  # fmt: skip
 #: With what a cell begins that spreadsheets take for a formula, full width included.
 FORMULAS = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")
@@ -35,11 +35,21 @@ class Said:
     def __init__(self, row: TrackedMessage) -> None:
         self.row = row
         self.is_ours = row.direction == TrackedMessage.Direction.OUTGOING
+        #: The row of the message that it answers, where that is shown too.
+        self.answers: int | None = None
 
     @property
     def by(self) -> str:
-        """Who said it; only ids are stored."""
-        return _("Bot") if self.is_ours else line(self.row.user) or _("Somebody")
+        """Who said it: by name, where one is stored, or by id."""
+        if self.is_ours:
+            return _("Bot")
+        return line(self.row.name) or line(self.row.user) or _("Somebody")
+
+    @property
+    def who(self) -> str:
+        """The id of who said it, where the name does not tell it."""
+        named = not self.is_ours and self.row.name and self.row.user
+        return line(self.row.user) if named else ""
 
     @property
     def kind(self) -> str:
@@ -70,6 +80,9 @@ class Transcript:
             more = len(found) > SHOWN
             found = found[:SHOWN][::-1]
         self.messages = [Said(row) for row in found]
+        here = {(each.row.chat, each.row.message_id): each.row.pk for each in self.messages}
+        for each in self.messages:
+            each.answers = here.get((each.row.chat, each.row.reply_to))
         #: The message before which there are others; None where there are none.
         self.older = found[0].pk if more else None
 

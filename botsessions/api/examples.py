@@ -76,6 +76,8 @@ MESSAGE: Final = _answered(
         "kind": "text",
         "is_service": False,
         "user": "4711",
+        "name": "Ann",
+        "reply_to": "",
         "business": "",
         "text": "tea",
         "sent_at": "2026-11-01T09:12:30Z",

@@ -148,8 +148,8 @@ class MessageSerializer(Row):
     class Meta:
         model = TrackedMessage
         fields = (
-            "id", "chat", "message_id", "direction", "kind", "is_service", "user", "business",
-            "text", "sent_at", "edited_at", "update_id",
+            "id", "chat", "message_id", "direction", "kind", "is_service", "user", "name",
+            "reply_to", "business", "text", "sent_at", "edited_at", "update_id",
         )  # fmt: skip
         read_only_fields = fields
 

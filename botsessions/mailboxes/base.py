@@ -194,6 +194,9 @@ class Tracked(msgspec.Struct, frozen=True, gc=False):
     text: str = ""
     sent_at: datetime | None = None
     edited_at: datetime | None = None
+    #: What whoever said it was called then, and the message that it answers.
+    name: str = ""
+    reply_to: str = ""
 
 
 class Effect(Enum):

@@ -33,6 +33,8 @@ from botsessions.mailboxes.statements import (
 from botsessions.mailboxes.statements.base import EXPIRED, Tuples
 from botsessions.updates import Direction, Update
 
+#: The longest name of a person that is kept, in characters.
+LONGEST_NAME = 128
 #: What COMMIT makes of an update.
 STATUS = {
     Effect.DONE: "done",
@@ -151,6 +153,8 @@ def message_rows(seen: Iterable[Seen], now: datetime) -> list[MessageRow]:
             message.kind,
             message.is_service,
             message.user.id if message.user else "",
+            message.user.name[:LONGEST_NAME] if message.user and each.keep_text else "",
+            message.reply_to,
             message.business,
             message.text if each.keep_text else "",
             utc(message.date) or now,

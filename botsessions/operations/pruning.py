@@ -79,7 +79,7 @@ def _prune_bot(alias: str, bot: Bot, counts: Counter[str]) -> None:
         else:
             counts["messages"] += rows.delete()[0]
     for rows in _older(messages, "sent_at", terms["TEXT"]):
-        counts["texts"] += rows.exclude(text="").update(text="")
+        counts["texts"] += rows.exclude(text="").update(text="", name="")
     _prune_sessions(alias, bot, counts)
 
 
@@ -210,7 +210,16 @@ def anonymise_session(pk: int) -> None:
 def anonymise_messages(rows: QuerySet[TrackedMessage]) -> int:
     """Keep of messages when and of what kind they were; return how many were not so yet."""
     known = rows.exclude(Q(chat=NOBODY) & Q(message_id=None))
-    return known.update(chat=NOBODY, message_id=None, user="", business="", text="", update_id="")
+    return known.update(
+        chat=NOBODY,
+        message_id=None,
+        user="",
+        name="",
+        reply_to="",
+        business="",
+        text="",
+        update_id="",
+    )
 
 
 def _prune_idle(counts: Counter[str]) -> None:

@@ -301,3 +301,28 @@ def test_a_bot_whose_settings_are_wrong_breaks_no_page(
         url, named = act_on("close", row())
         assert "demo:ann:ann: " in told(operator.post(url, named, follow=True))[0]
     assert row().is_open
+
+
+def test_names_and_replies_are_shown_as_they_were_said(operator: Client) -> None:
+    """P26: escaped like everything of strangers; sessions are found by them."""
+    talk(message("tea"))
+    session = row()
+    first = session.messages.get()
+    TrackedMessage.objects.create(
+        session=session, chat="ann", message_id="77", direction="incoming", user="ann",
+        name="Ann <b>Lee</b>", reply_to=first.message_id or "", text="why?",
+        sent_at=timezone.now(),
+    )  # fmt: skip
+    TrackedMessage.objects.create(
+        session=session, chat="ann", message_id="78", direction="incoming", user="ann",
+        name="Ann <b>Lee</b>", reply_to="long ago", text="and?", sent_at=timezone.now(),
+    )  # fmt: skip
+    page = html(operator.get(page_of(session)))
+    assert "Ann &lt;b&gt;Lee&lt;/b&gt;" in page
+    assert "<b>Lee</b>" not in page
+    assert f'href="#bs-m{first.pk}"' in page
+    assert f'id="bs-m{first.pk}"' in page
+    assert "in reply to another message" in page
+    listed = html(operator.get(list_of("botsession"), {"q": "lee"}))
+    assert "Ann &lt;b&gt;Lee&lt;/b&gt;" in listed
+    assert "1 session" in listed

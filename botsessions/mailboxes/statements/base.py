@@ -113,6 +113,8 @@ class MessageRow(msgspec.Struct, gc=False):
     kind: str
     is_service: bool
     user: str
+    name: str
+    reply_to: str
     business: str
     text: str
     sent_at: datetime

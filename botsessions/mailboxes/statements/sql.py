@@ -206,12 +206,12 @@ RETURNING {SESSION_KEY}"""
 
 INSERT_MESSAGES = f"""
 INSERT INTO {MESSAGES} (
-    session_id, chat, message_id, direction, kind, is_service, "user", business, text, sent_at,
-    edited_at, update_id, ordinal
+    session_id, chat, message_id, direction, kind, is_service, "user", name, reply_to, business,
+    text, sent_at, edited_at, update_id, ordinal
 )
 SELECT
-    s.id, r.chat, nullif(r.message_id, ''), r.direction, r.kind, r.is_service, r."user", r.business,
-    r.text, r.sent_at, r.edited_at, r.update_id, r.ordinal
+    s.id, r.chat, nullif(r.message_id, ''), r.direction, r.kind, r.is_service, r."user", r.name,
+    r.reply_to, r.business, r.text, r.sent_at, r.edited_at, r.update_id, r.ordinal
 FROM {{rows}}
 {{locked:{SESSIONS} s ON s.chat = r.session_chat AND s."user" = r.session_user
     AND s.thread = r.session_thread AND s.qualifier = r.session_qualifier
