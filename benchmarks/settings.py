@@ -27,6 +27,7 @@ BOTSESSIONS = {
         "bench": {
             "PLATFORM": "botsessions.platforms.telegram.TelegramPlatform",
             "ROUTER": env.str("BENCH_ROUTER", "benchmarks.bots.router"),
+            "RATES": None,  # the peers have none, and the stub takes everything
             "OPTIONS": {
                 "token": env.str("BENCH_TOKEN"),
                 "secret": env.str("BENCH_SECRET"),
