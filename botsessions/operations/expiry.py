@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
@@ -29,6 +30,10 @@ log = logging.getLogger("botsessions.operations")
 PENDING = BotUpdate.Status.PENDING
 #: How many expired sessions are ended in one transaction.
 SWEPT = 500
+#: How long a sweep rests between batches, as a multiple of what a batch took and in seconds at
+#: most: a backlog is in no hurry, and the webhooks beside it are.
+RESTS = 4.0
+LONGEST_REST = 2.0
 
 
 def sweep(limit: int = 10_000) -> int:
@@ -43,11 +48,15 @@ def sweep(limit: int = 10_000) -> int:
     known = known_bots()
     telling = {alias for alias, bot in known.items() if bot.router.occasion("expired")}
     ended = 0
+    rest = 0.0
     for batch in _expired(limit):
+        time.sleep(rest)
+        began = time.monotonic()
         told = [row for row in batch if row.bot in telling]
         if told:
             ended += _tell(told, known)
         ended += _end(mailbox, [row for row in batch if row.bot not in telling], known)
+        rest = min(RESTS * (time.monotonic() - began), LONGEST_REST)
     for store in {id(bot.store): bot.store for bot in known.values()}.values():
         try:
             if store is not None and not store.in_row:
