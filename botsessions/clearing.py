@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botsessions import clock, metrics
 from botsessions.exceptions import BatchRefused, Forbidden, PlatformError
@@ -15,6 +15,8 @@ from botsessions.platforms.base import Deletion, Platform
 
 if TYPE_CHECKING:
     from botsessions.bots import Bot
+
+T = TypeVar("T")
 
 log = logging.getLogger("botsessions.session")
 
@@ -147,9 +149,9 @@ def by_chat(messages: Iterable[Tracked]) -> dict[tuple[str, str], list[Tracked]]
     return chats
 
 
-def in_batches(messages: Sequence[Tracked], size: int) -> Iterator[Sequence[Tracked]]:
-    for first in range(0, len(messages), size):
-        yield messages[first : first + size]
+def in_batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for first in range(0, len(values), size):
+        yield values[first : first + size]
 
 
 def forget(messages: Sequence[Tracked], mailbox: Mailbox) -> None:

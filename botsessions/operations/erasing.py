@@ -12,16 +12,17 @@ steps, each of which any process can go on with:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models import QuerySet
 
 from botsessions import clock
 from botsessions.bots import bots
+from botsessions.clearing import in_batches
 from botsessions.conf import settings
 from botsessions.contents import remove
 from botsessions.exceptions import MailboxBusy, Unavailable
@@ -38,6 +39,7 @@ from botsessions.models import (
     MessageDeletion,
     TrackedMessage,
 )
+from botsessions.operations.claims import skips_locked
 from botsessions.operations.gathering import move
 from botsessions.operations.known import known_bots
 from botsessions.operations.subject import Subject, Upto
@@ -141,8 +143,7 @@ def _claim() -> Erasure | None:
     rows = Erasure.objects.using(using)
     with transaction.atomic(using=using):
         due = rows.filter(due_at__lte=now, bot__in=list(known_bots())).order_by("due_at", "id")
-        skips = connections[using].features.has_select_for_update_skip_locked
-        found = due.select_for_update(skip_locked=skips).first()
+        found = due.select_for_update(skip_locked=skips_locked()).first()
         if found is not None:
             found.due_at, found.token = now + timedelta(seconds=CLAIMED_FOR), uuid4().hex
             found.save(using=using, update_fields=["due_at", "token"])
@@ -292,7 +293,7 @@ class _Erasing:
         """Return the leases that are held as they were; those that have run out are taken over."""
         rows = MailboxLease.objects.using(settings.DATABASE)
         held: set[tuple[str, str]] = set()
-        for batch in _in_batches([key for key, _ in self._stage["flights"]]):
+        for batch in in_batches([key for key, _ in self._stage["flights"]], SESSIONS):
             there = rows.filter(key__in=batch)
             self._take_over(there)
             held.update(there.values_list("key", "token"))
@@ -301,7 +302,7 @@ class _Erasing:
     def _take_over(self, leases: QuerySet[MailboxLease]) -> None:
         """Take mailboxes over whose leases have run out: whoever had them wakes up too late."""
         over = leases.using(settings.DATABASE).filter(expires_at__lte=DatabaseClock())
-        for batch in _in_batches(list(over.values_list("key", flat=True))):
+        for batch in in_batches(list(over.values_list("key", flat=True)), SESSIONS):
             with taken(batch):
                 pass
 
@@ -399,7 +400,7 @@ class _Erasing:
         known, is_clean = known_bots(), True
         for row in list(subject.talking()):
             with taken_sessions([row], known) as sessions:
-                is_clean &= sum(map(self._end_flow, sessions.free)) == len(sessions.free)
+                is_clean &= all(map(self._end_flow, sessions.free))
             is_clean &= self._one_by_one(sessions, known, self._end_flow)
         return is_clean
 
@@ -427,8 +428,3 @@ class _Erasing:
         """The deletions that know them, but for that of the erasure."""
         own = self._erasure.deletion_id
         return subject.deletions if own is None else subject.deletions.exclude(pk=own)
-
-
-def _in_batches(names: list[str]) -> Iterator[list[str]]:
-    for first in range(0, len(names), SESSIONS):
-        yield names[first : first + SESSIONS]
