@@ -22,6 +22,6 @@ ENV PATH=/venv/bin:$PATH \
 USER bots
 VOLUME /data
 EXPOSE 8000
-CMD ["python", "-m", "granian", "--interface", "asgi", "--host", "0.0.0.0", "--port", "8000", \
-     "--loop", "uvloop", "--no-ws", "--no-access-log", "--log-level", "warning", \
-     "--workers-kill-timeout", "12", "project.asgi:application"]
+CMD ["python", "-m", "uvicorn", "--host", "0.0.0.0", "--port", "8000", \
+     "--http", "httptools", "--loop", "uvloop", "--ws", "none", "--no-access-log", "--log-level", "warning", \
+     "--no-server-header", "--no-proxy-headers", "--timeout-graceful-shutdown", "5", "project.asgi:application"]

@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check bench screenshots format clean
+.PHONY: help run test coverage lint check bench screenshots format clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -15,6 +15,9 @@ run: $(INSTALLED) ## Start web, worker and beat (PORT=8000); Ctrl-C stops them
 
 test: $(INSTALLED) ## Run the tests, on SQLite and on PostgreSQL where it answers
 	@$(PYTHON) -m tests
+
+coverage: $(INSTALLED) ## Run the tests and report what they cover
+	@$(PYTHON) -m tests --coverage
 
 lint: $(INSTALLED) ## Check format, lint, types and missing migrations
 	$(PYTHON) -m ruff format --check .

@@ -5,11 +5,12 @@ import contextlib
 import signal
 import sys
 
-from benchmarks import measures, report, upkeep
+from benchmarks import admin, crowd, measures, report, upkeep
 from benchmarks.load import LoadError
 from benchmarks.measures import Bench
 from benchmarks.rows import ROWS, Row
 from benchmarks.servers import ServerError
+from benchmarks.storages import Unavailable
 
 DEFAULT_ROWS = {
     "throughput": "abcdefghij",
@@ -18,6 +19,7 @@ DEFAULT_ROWS = {
     "single": "bc",
     "memory": "bc",
     "upkeep": "b",
+    "admin": "b",
 }
 
 
@@ -26,7 +28,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "what",
         nargs="*",
-        help="throughput (default), tracking, race, single, memory or upkeep; then letters of rows",
+        help="throughput (default), tracking, race, single, memory, upkeep, admin; letters of rows",
     )
     parser.add_argument("--seconds", type=float, default=4, help="how long a run lasts (default 4)")
     parser.add_argument(
@@ -34,6 +36,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--connections", type=int, nargs="+", default=[16, 64, 128])
     parser.add_argument("--reply", action="store_true", help="handlers also send a message")
+    crowd.sizes(parser)
     parser.add_argument("--write", action="store_true", help="put the table into the README too")
     options = parser.parse_args()
     named = bool(options.what) and options.what[0] in DEFAULT_ROWS
@@ -55,6 +58,8 @@ def measure(bench: Bench, options: argparse.Namespace) -> str:
         with bench.replying():
             found = [kept for row in rows if (kept := bench.on(row, upkeep.kept(bench)))]
         return report.upkeep(found)
+    if options.measure == "admin":
+        return report.admin(admin.pages(options.sessions, options.messages, options.updates))
     if options.measure == "memory":
         return report.memory([size for row in rows if (size := bench.on(row, measures.memory))])
     rounds = bench.rounds(rows, options.rounds, options.connections, options.seconds)
@@ -71,7 +76,7 @@ def main() -> None:
     try:
         with bench.replying() if options.reply else contextlib.nullcontext():
             text = f"{measure(bench, options)}\n\n{report.machine(bench.skipped)}"
-    except (LoadError, ServerError) as error:
+    except (LoadError, ServerError, Unavailable) as error:
         sys.exit(f"{error}")
     except KeyboardInterrupt:
         sys.exit("Stopped; nothing is left running.")

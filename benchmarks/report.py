@@ -7,15 +7,18 @@ import sqlite3
 import statistics
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks.admin import Page
 from benchmarks.measures import Run
 from benchmarks.rows import OURS, ROWS, Row
 from benchmarks.storages import Redis, Unavailable
 from benchmarks.upkeep import Kept
 
 HERE = Path(__file__).parent
+OK, FORBIDDEN = 200, 403
 
 
 def throughput(rounds: Sequence[Sequence[Run]], against: str = "eg") -> str:
@@ -101,6 +104,24 @@ def upkeep(found: Iterable[Kept]) -> str:
     return table(["Work", *heads], lines)
 
 
+def admin(pages: Iterable[Page]) -> str:
+    """Return what each page took a superuser, and an operator with a few permissions."""
+    lines = []
+    for page in pages:
+        cells = [page.title]
+        for took in (page.superuser, page.operator):
+            if took.status == FORBIDDEN:
+                cells += ["", "", ""]
+            elif took.status != OK:
+                raise SystemExit(f"{page.title}: answered with status {took.status}.")
+            else:
+                cells += [f"{took.queries}", f"{took.median:.0f}", f"{took.worst:.0f}"]
+        lines.append(cells)
+    heads = ["#Queries", "#Median ms", "#Worst ms"]
+    operator = [f"{head}, operator" for head in heads]
+    return table(["Page", *heads, *operator], lines)
+
+
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; `#` before a head makes it a column of numbers."""
     rules = ["---:" if head.startswith("#") else "---" for head in heads]
@@ -150,8 +171,12 @@ def machine(skipped: Mapping[Row, str]) -> str:
 
 
 def installed() -> str:
-    names = ("granian", "uvloop", "Django", "psycopg", "msgspec")
-    return ", ".join(f"{name} {version(name)}" for name in names)
+    names = ("uvicorn", "httptools", "uvloop", "Django", "psycopg", "msgspec")
+    found = []
+    for name in names:
+        with suppress(PackageNotFoundError):  # the admin is measured without a server
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found)
 
 
 def known(describe: Callable[[], str]) -> list[str]:

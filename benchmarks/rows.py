@@ -113,11 +113,11 @@ def run(
         raise failure(f"`{words}` failed: {(done.stdout.strip().splitlines() or ['?'])[-1]}")
 
 
-def granian(application: str) -> list[str]:
-    """Return the command of one worker with one thread, by the interpreter that runs this."""
-    command = [sys.executable, "-m", "granian", "--interface", "asgi", "--loop", "uvloop"]
-    command += ["--workers", "1", "--runtime-threads", "1", "--runtime-mode", "st", "--http", "1"]
-    command += ["--no-ws", "--backlog", "1024", "--log-level", "warning"]
+def uvicorn(application: str) -> list[str]:
+    """Return the command of one process, by the interpreter that runs this."""
+    command = [sys.executable, "-m", "uvicorn", "--http", "httptools", "--loop", "uvloop"]
+    command += ["--ws", "none", "--backlog", "1024", "--no-access-log", "--log-level", "warning"]
+    command += ["--no-server-header", "--no-proxy-headers"]
     return [*command, "--host", "127.0.0.1", "--port", "{port}", application]
 
 
@@ -126,7 +126,7 @@ ON_SQLITE = "SELECT sum(json_extract(data, '$.count')) FROM botsessions_botsessi
 GRAMMY_ON_POSTGRESQL = "SELECT sum((value::json->>'count')::int) FROM grammy_sessions"
 
 WEBHOOK = "/webhooks/bench/"
-FAST, PLAIN = granian("benchmarks.asgi:application"), granian("benchmarks.asgi:plain")
+FAST, PLAIN = uvicorn("benchmarks.asgi:application"), uvicorn("benchmarks.asgi:plain")
 AIOGRAM = [f"{PEERS_PYTHON}", "benchmarks/peers/aiogram_bot.py"]
 GRAMMY = ["node", "benchmarks/peers/grammy.mjs"]
 
@@ -137,7 +137,7 @@ FSM = Redis("fsm:*:data")
 ROWS = {
     row.letter: row
     for row in (
-        Row("a", "empty ASGI application", WEBHOOK, granian("benchmarks.empty:application")),
+        Row("a", "empty ASGI application", WEBHOOK, uvicorn("benchmarks.empty:application")),
         Row("b", "botsessions, PostgreSQL", WEBHOOK, FAST, OURS, migrates=True),
         Row("c", "botsessions, SQLite", WEBHOOK, FAST, SQLite(ON_SQLITE), migrates=True),
         Row("d", "botsessions, PostgreSQL, Django's own door", WEBHOOK, PLAIN, OURS, migrates=True),

@@ -16,11 +16,11 @@ from django.core import asgi
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
 
-from botsessions.bots import bots
+from botsessions.bots import bots, find_bot
 from botsessions.conf import settings
 from botsessions.engine import current_engine
 from botsessions.exceptions import BodyTooLarge, MethodNotAllowed, RequestRefused
-from botsessions.webhook import find_bot, receive
+from botsessions.webhook import receive
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -17,6 +17,7 @@ from botsessions import clock, injection
 from botsessions.conf import settings
 from botsessions.context import Action, running
 from botsessions.data import POLICIES, QUARANTINE
+from botsessions.exceptions import UnknownBot
 from botsessions.keys import (
     STRATEGIES,
     WITHIN_CHAT,
@@ -369,5 +370,14 @@ class Bots(Mapping[str, Bot]):
 
 
 bots = Bots()
+
+
+def find_bot(alias: str) -> Bot:
+    """Return the bot of that alias. Raises `UnknownBot`."""
+    if alias not in bots:
+        raise UnknownBot(f"There is no bot '{alias}'.")
+    return bots[alias]
+
+
 setting_changed.connect(bots.forget)
 injection.provided[Bot] = lambda context: context.bot

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -111,7 +119,7 @@ async def clear_messages(
     messages: Sequence[Tracked],
     ask: Callable[[Callable[[Mailbox], Any]], Awaitable[Any]],
 ) -> tuple[dict[str, int], list[Tracked]]:
-    """Delete messages on a bot's platform and in their slice, each when its outcome is known.
+    """Delete messages on a bot's platform, each out of its slice when its outcome is known.
 
     Returns how many came to each outcome, and those that are still in the slice because the
     platform cannot be asked at the moment.
@@ -132,7 +140,7 @@ async def clear_messages(
                         outcomes[found[each.message_id]] += 1
                         metrics.deletions(bot.alias, found[each.message_id])
                     known.update(each.id for each in done)
-                    await ask(partial(forget, done))
+                    await ask(partial(mark_deleted, done, found))
             except PlatformError as error:
                 log.warning("Messages of chat %s are deleted later: %s", chat, error)
                 passed = there[number * platform.delete_batch_size :]
@@ -152,6 +160,15 @@ def by_chat(messages: Iterable[Tracked]) -> dict[tuple[str, str], list[Tracked]]
 def in_batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for first in range(0, len(values), size):
         yield values[first : first + size]
+
+
+def mark_deleted(
+    messages: Sequence[Tracked], found: Mapping[str, Deletion], mailbox: Mailbox
+) -> None:
+    outcomes: dict[str, list[Tracked]] = {}
+    for each in messages:
+        outcomes.setdefault(found[each.message_id].value, []).append(each)
+    mailbox.mark_deleted(outcomes)
 
 
 def forget(messages: Sequence[Tracked], mailbox: Mailbox) -> None:

@@ -281,8 +281,13 @@ class Context:
             session.discard()
 
     def close(self) -> None:
-        """The handler is over: a verb called from now on happens without it."""
+        """The handler is over: a verb called from now on happens without it.
+
+        Its sessions know it, so it forgets them: what is left of an update is then freed at once,
+        and the garbage collector has no cycles to look for.
+        """
         self._queue.clear()
+        self.sessions = {}
         self.is_over = True
 
     def notice(self, session: SessionKey, message: Message, direction: Direction) -> Seen:

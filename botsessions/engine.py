@@ -31,6 +31,7 @@ from asgiref.sync import sync_to_async
 from botsessions import clock
 from botsessions.conf import settings
 from botsessions.context import Context, current
+from botsessions.database_thread import DatabaseThread
 from botsessions.delivery import Delivery, KeySearches, unavailable, unhandled
 from botsessions.exceptions import LeaseLost, Unavailable
 from botsessions.flows import deadlines
@@ -52,7 +53,7 @@ from botsessions.mailboxes.base import (
     Waiting,
 )
 from botsessions.mailboxes.database import DatabaseMailbox
-from botsessions.turns import RECOVERED, Turn, TurnAnswer
+from botsessions.turns import RECOVERED, Gathering, Turn, TurnAnswer
 from botsessions.updates import Update
 from botsessions.upkeep import Upkeep
 
@@ -60,8 +61,6 @@ log = logging.getLogger("botsessions.engine")
 
 #: How often a handler is run again because a session of another scope was saved meanwhile.
 CONFLICTS = 5
-#: The most updates of one kind in a turn.
-TURN_SIZE = 500
 #: Seconds until the database is asked again after it was away.
 COMEBACK = 0.5
 #: Seconds after which an engine that will not last goes on with nothing that it need not.
@@ -96,6 +95,7 @@ class Engine:
         self.is_lasting = False
         self._tokens = count(1)
         self._turn = Turn()
+        self._gathering = Gathering()
         self._worker: asyncio.Task[None] | None = None
         self._handling = Handling(settings.MAX_IN_FLIGHT, self._take_overflow)
         self.in_line = self._handling.in_line
@@ -105,7 +105,7 @@ class Engine:
         self._slow = SlowWatch(self._handling, self._call_later, self._store)
         self._renewal: asyncio.TimerHandle | None = None
         self._upkeep = Upkeep(self._spawn)
-        self._database: ThreadPoolExecutor | None = None
+        self._database: DatabaseThread | None = None
         self.threads: ThreadPoolExecutor | None = None
         self._stopping = False
         self._overflowed = False
@@ -152,7 +152,7 @@ class Engine:
         if not self.is_started:
             self.is_started = self.is_lasting = True
             self.mailbox.open()
-            self._database = ThreadPoolExecutor(1, "botsessions-database")
+            self._database = DatabaseThread()
             self.threads = ThreadPoolExecutor(settings.HANDLER_THREADS, "botsessions")
             self._upkeep.every(settings.RECOVER_EVERY, self.recover)
             self._upkeep.every(DEADLINE_TICK, partial(deadlines.look, self))
@@ -181,7 +181,7 @@ class Engine:
             self.threads.shutdown(wait=False, cancel_futures=True)
         if self._database is not None:
             await self._in_database(self.mailbox.close)
-            self._database.shutdown(wait=False)
+            self._database.stop()
             self._database = None
         self._cancel_timers()
         self.is_started = False
@@ -221,7 +221,7 @@ class Engine:
     def _in_database(self, work: Callable[[], Result]) -> Awaitable[Result]:
         """Run it in the thread of the mailbox; unless started, in that of Django."""
         if self._database is not None:
-            return self._loop.run_in_executor(self._database, work)
+            return self._database.run(work)
         return sync_to_async(work, thread_sensitive=True)()
 
     async def ask(self, question: Callable[[Mailbox], Result]) -> Result:
@@ -269,9 +269,8 @@ class Engine:
                     if not self._turn:
                         await self._in_database(self.mailbox.flush)
                     continue
-                turn, self._turn = self._turn, Turn()
-                self._turn.admits = turn.admits[TURN_SIZE:]
-                del turn.admits[TURN_SIZE:]
+                await self._gathering.wait(self._turn)
+                turn, self._turn = self._turn, self._gathering.split(self._turn)
                 token = f"{self.name}-{next(self._tokens)}"
                 until = time.monotonic() + settings.LEASE
                 room = 0 if self._stopping else self._handling.room
@@ -490,6 +489,7 @@ class Engine:
             if commit.effect is Effect.PARKED:
                 commit.saves = context.last_saves
         context.close()
+        delivery.task = None  # which leads back to the delivery
         self._handling.discard(delivery)
         if commit is not None:
             self._write(commit, delivery)

@@ -76,6 +76,14 @@ class BotSession(models.Model):
             models.Index(
                 fields=["due_at"], condition=Q(due_at__isnull=False), name="botsessions_due"
             ),
+            # What operators look for. No save changes a column of these but the rare one that puts
+            # data aside, so that a row stays in its page; and the conditions, which no statement of
+            # a mailbox has, keep a planner from taking them for the key.
+            models.Index(fields=["bot", "id"], condition=Q(id__gt=0), name="botsessions_of_bot"),
+            models.Index(fields=["user"], condition=Q(user__gt=""), name="botsessions_of_user"),
+            models.Index(
+                fields=["id"], condition=Q(quarantined__isnull=False), name="botsessions_misfits"
+            ),
         )
 
     def __str__(self) -> str:
@@ -88,6 +96,10 @@ class TrackedMessage(models.Model):
 
     A message that the bot sent carries the update whose handler sent it, and its place among that
     handler's sends.
+
+    With `deleted_at` it is in the slice no more: it left it then, to be deleted on the platform,
+    and without its text. `outcome` is what became of it there, a value of `Deletion`; `""` where a
+    `MessageDeletion` asked for it, which tells.
     """
 
     class Direction(models.TextChoices):
@@ -109,7 +121,8 @@ class TrackedMessage(models.Model):
     is_service = models.BooleanField(_("service message"), default=False)
     user = models.CharField(_("user"), max_length=64, blank=True, default="")
     business = models.CharField(_("business connection"), max_length=64, blank=True, default="")
-    # A process of the version before, still running while this is deployed, names none of the two.
+    # A process of the version before, still running while this is deployed, names neither of the
+    # two, nor the outcome below.
     #: What whoever said it was called then.
     name = models.CharField(_("name"), max_length=128, blank=True, default="", db_default="")
     #: The message that it answers.
@@ -117,6 +130,8 @@ class TrackedMessage(models.Model):
     text = models.TextField(_("text"), blank=True, default="")
     sent_at = models.DateTimeField(_("sent at"))
     edited_at = models.DateTimeField(_("edited at"), null=True, blank=True)
+    deleted_at = models.DateTimeField(_("deleted at"), null=True, blank=True)
+    outcome = models.CharField(_("outcome"), max_length=16, blank=True, default="", db_default="")
     update_id = models.CharField(_("update id"), max_length=128, blank=True, default="")
     ordinal = models.PositiveIntegerField(_("ordinal"), default=0)
 
@@ -127,6 +142,17 @@ class TrackedMessage(models.Model):
             models.UniqueConstraint(
                 fields=["session", "chat", "message_id"], name="botsessions_message_once"
             ),
+        )
+        indexes = (
+            # A session without such rows is counted by the constraint's index alone. What is said
+            # is never in this one.
+            models.Index(
+                fields=["session"],
+                condition=Q(deleted_at__isnull=False),
+                name="botsessions_message_deleted",
+            ),
+            # A slice is read in this order, of which its newest messages may be a small part.
+            models.Index(fields=["session", "id"], name="botsessions_slice"),
         )
 
     def __str__(self) -> str:

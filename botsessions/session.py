@@ -158,9 +158,10 @@ class Session(Holding[T]):
         """Delete the messages of the slice, on the platform and here, and return how many.
 
         They are those that are in the slice now: one that is tracked meanwhile stays. They go in
-        batches of the platform's size, each forgotten when its outcome is known, so that nothing is
-        asked again. What is too old for the platform is not asked at all; what it refuses is
-        forgotten all the same, and the result's `outcomes` tell. What fails for the moment is left
+        batches of the platform's size, each out of the slice when its outcome is known, so that
+        nothing is asked again; that it was there is kept for the transcript, its text is not. What
+        is too old for the platform is not asked at all; what it refuses leaves the slice all the
+        same, and the result's `outcomes` tell. What fails for the moment is left
         to a deletion that goes on by itself (`MessageDeletion`, whose id is the result's
         `deletion`), as is everything without `wait`. `bot` deletes through another bot.
         """
@@ -184,12 +185,17 @@ class Session(Holding[T]):
         return Action(self._context, cleared, read=Cleared.of, name="clear")
 
     def forget(self, where: Where = None) -> Action[int]:
-        """Take messages out of the slice and leave them on the platform; return how many."""
+        """Take messages out of the slice and leave them on the platform; return how many.
+
+        Without `where` nothing is left: what is kept of deleted messages goes too.
+        """
 
         async def forgotten() -> int:
             found = await self._messages(where, texts=where is not None)
             for batch in in_batches(found, FORGOTTEN):
                 await self._context.engine.ask(partial(forget, batch))
+            if where is None:
+                await self._context.engine.ask(lambda mailbox: mailbox.forget_deleted([self.key]))
             return len(found)
 
         return Action(self._context, forgotten, name="forget")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from botsessions import metrics
 from botsessions.contents import fill, settle
@@ -23,6 +23,17 @@ from botsessions.mailboxes.base import (
     Waiting,
 )
 
+#: The most arrivals in a turn.
+TURN_SIZE: Final = 500
+#: How many turns in a row leave the arrivals to the next.
+LEFT: Final = 8
+#: Arrivals are waited for until they are this part of what went together lately, or for so many
+#: seconds; each turn that is smaller leaves so much of what is remembered.
+MOST: Final = 0.75
+MOMENT: Final = 0.003
+FADING: Final = 0.9
+#: Fewer than that are worth no wait.
+FEW: Final = 2
 #: How many mailboxes one look for abandoned updates takes up.
 RECOVERED = 100
 
@@ -46,7 +57,12 @@ class Turn:
         self.recovers: list[asyncio.Future[list[Waiting]]] = []
 
     def __bool__(self) -> bool:
-        return any(getattr(self, part) for part in self.__slots__)
+        return bool(self.admits) or self.is_awaited
+
+    @property
+    def is_awaited(self) -> bool:
+        """Is there anything in it but arrivals?"""
+        return any(getattr(self, part) for part in self.__slots__ if part != "admits")
 
     def work(
         self, mailbox: Mailbox, token: str, room: int, tell: Callable[[TurnAnswer], object]
@@ -124,6 +140,40 @@ class Turn:
         futures = (*(each for _, each in self.records), *(each for _, each in self.asks))
         for future in (*futures, *self.recovers):
             future.cancel()
+
+
+class Gathering:
+    """Chooses what goes to the database together.
+
+    A turn that commits leaves the arrivals to a later one, and one of arrivals alone waits a moment
+    for most of those that are on their way: whoever was answered is soon back, and one turn for all
+    of them costs less than two.
+    """
+
+    def __init__(self) -> None:
+        #: How many turns in a row left the arrivals.
+        self._left = 0
+        #: How many arrivals or commits went together lately.
+        self._crowd = 0.0
+
+    async def wait(self, turn: Turn) -> None:
+        """Give those who were answered a moment to come back."""
+        self._crowd = max(len(turn.admits) + len(turn.commits), self._crowd * FADING)
+        wanted = min(self._crowd, TURN_SIZE) * MOST
+        if wanted < FEW:
+            return
+        until = perf_counter() + MOMENT
+        while len(turn.admits) < wanted and not turn.is_awaited and perf_counter() < until:
+            await asyncio.sleep(0)
+
+    def split(self, turn: Turn) -> Turn:
+        """Take what is left for later out of a turn, and return that as the next one."""
+        self._left = self._left + 1 if turn.commits else 0
+        taken = 0 if 0 < self._left <= LEFT else TURN_SIZE
+        later = Turn()
+        later.admits = turn.admits[taken:]
+        del turn.admits[taken:]
+        return later
 
 
 def _committed(mailbox: Mailbox, commits: list[Commit]) -> Committed:

@@ -9,10 +9,11 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
+from botsessions.bots import find_bot
 from botsessions.conf import settings
 from botsessions.engine import current_engine
 from botsessions.exceptions import BodyTooLarge, MethodNotAllowed, RequestRefused
-from botsessions.webhook import find_bot, receive
+from botsessions.webhook import receive
 
 
 async def deliver(

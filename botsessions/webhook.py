@@ -5,18 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from botsessions.bots import bots
+from botsessions.bots import find_bot
 from botsessions.conf import settings
 from botsessions.engine import Engine, current_engine
-from botsessions.exceptions import BodyTooLarge, UnknownBot
-
-
-def find_bot(alias: str):  # type: ignore[no-untyped-def]
-    """Return the bot of that alias. Raises `UnknownBot`."""
-    try:
-        return bots[alias]
-    except KeyError:
-        raise UnknownBot(f"There is no bot '{alias}'.") from None
+from botsessions.exceptions import BodyTooLarge
 
 
 async def receive(

@@ -96,8 +96,9 @@ def run(port: int) -> int:
     workers = int(os.environ.get("WEB_WORKERS", "1"))
     commands = {
         "web": (
-            f"granian --interface asgi --host {HOST} --port {port} --workers {workers} "
-            "--loop uvloop --no-ws --no-access-log --log-level warning --workers-kill-timeout 12 "
+            f"uvicorn --host {HOST} --port {port} --workers {workers} "
+            "--http httptools --loop uvloop --ws none --no-access-log --log-level warning "
+            "--no-server-header --no-proxy-headers --timeout-graceful-shutdown 5 "
             "project.asgi:application"
         ),
         "worker": (

@@ -1,9 +1,9 @@
-"""Run the suite on SQLite and PostgreSQL, and report the coverage of both: `python -m tests`.
+"""Run the suite on SQLite and PostgreSQL: `python -m tests`; with `--coverage` report that of both.
 
-The two run side by side, then what starts processes of its own by itself: it is sensitive to time,
-and chooses its databases itself. Last comes what drives a browser. Where PostgreSQL does not answer
-its run is left out with a notice; with CI=true that is a failure. The first suite that fails is the
-last to be shown.
+The two run side by side; what drives a browser begins when the first is done. What starts processes
+of its own comes last, by itself: it is sensitive to time, and chooses its databases itself. Where
+PostgreSQL does not answer its run is left out with a notice; with CI=true that is a failure. The
+first suite that fails is the last to be shown.
 """
 
 import os
@@ -22,6 +22,9 @@ POSTGRESQL = ["--database=postgresql", *WITHOUT_PROCESSES]
 PROCESSES = ["--database=sqlite", "-m", "processes and not browser"]
 BROWSER = ["--database=sqlite", "-m", "browser"]
 COVERAGE = Path("var/coverage")
+#: It makes the suite half as slow again.
+IS_COVERED = "--coverage" in sys.argv
+MORE = [each for each in sys.argv[1:] if each != "--coverage"]
 #: A Redis of its own for the suite that runs beside the other.
 OTHER_REDIS = "redis://127.0.0.1:6379/14"
 
@@ -29,10 +32,11 @@ OTHER_REDIS = "redis://127.0.0.1:6379/14"
 def start(
     name: str, arguments: Sequence[str], output: IO[bytes] | None = None, **environment: str
 ) -> subprocess.Popen[bytes]:
-    """Start one run of the suite, whose coverage goes to a file of its own."""
-    pytest = [sys.executable, "-m", "pytest", "-ra", "--cov", "--cov-report="]
+    """Start one run of the suite; its coverage, if asked for, goes to a file of its own."""
+    pytest = [sys.executable, "-m", "pytest", "-ra"]
+    pytest += ["--cov", "--cov-report="] if IS_COVERED else []
     return subprocess.Popen(
-        [*pytest, *arguments, *sys.argv[1:]],
+        [*pytest, *arguments, *MORE],
         env=os.environ | {"COVERAGE_FILE": f"{COVERAGE}.{name}"} | environment,
         stdout=output,
         stderr=subprocess.STDOUT if output else None,
@@ -55,6 +59,9 @@ def main() -> int:
         try:
             print(f"$ pytest {' '.join(SQLITE)}", flush=True)
             code = start("sqlite", SQLITE).wait()
+            if not code:
+                print(f"$ pytest {' '.join(BROWSER)}", flush=True)
+                code = start("browser", BROWSER).wait()
             if has_postgresql and not code:
                 print(f"$ pytest {' '.join(POSTGRESQL)}", flush=True)
                 code = (beside or start("postgresql", POSTGRESQL)).wait()
@@ -63,11 +70,10 @@ def main() -> int:
         finally:
             if beside is not None:
                 beside.kill()
-    for name, arguments in ("processes", PROCESSES), ("browser", BROWSER):
-        if not code:
-            print(f"$ pytest {' '.join(arguments)}", flush=True)
-            code = start(name, arguments).wait()
     if not code:
+        print(f"$ pytest {' '.join(PROCESSES)}", flush=True)
+        code = start("processes", PROCESSES).wait()
+    if IS_COVERED and not code:
         files = [f"{COVERAGE}.{name}" for name in names]
         coverage = [sys.executable, "-m", "coverage"]
         subprocess.run([*coverage, "combine", "-q", *files], check=True)

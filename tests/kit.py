@@ -7,12 +7,13 @@ import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from django.db.models import QuerySet
 from django.test import override_settings
 
 from botsessions import Chat, Message, Router, Update, User
 from botsessions.bots import bots
 from botsessions.engine import current_engine
-from botsessions.models import BotSession, BotUpdate
+from botsessions.models import BotSession, BotUpdate, TrackedMessage
 from botsessions.platforms.local import LocalPlatform
 
 LOCAL = "botsessions.platforms.local.LocalPlatform"
@@ -83,6 +84,11 @@ def texts(chat: str = "ann", bot: str = "demo") -> list[str]:
     assert isinstance(platform, LocalPlatform)
     said = platform.network.history(chat)["messages"]
     return [each["text"] for each in said if each["from"]["is_bot"]]
+
+
+def in_slices() -> QuerySet[TrackedMessage]:
+    """Return what is in somebody's slice, without what was deleted."""
+    return TrackedMessage.objects.filter(deleted_at=None)
 
 
 async def data(user: str = "ann", qualifier: str = "", bot: str = "demo") -> Any:

@@ -509,11 +509,11 @@ async def test_a_block_that_outlives_its_lease_saves_nothing() -> None:
     async def sleep() -> None:
         async with sessions().get("ann", "ann") as session:
             session.data["n"] = 1
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1.1)
             async with sessions().get("ann", "ann") as other:
                 other.data["n"] = 2
 
-    with running(quiet, LEASE=0.2, RENEW_EVERY=10):
+    with running(quiet, LEASE=1, RENEW_EVERY=10):
         with pytest.raises(LeaseLost):
             await sleep()
         assert await data() == {"n": 2}
@@ -568,9 +568,9 @@ async def test_a_task_that_outlives_its_handler_goes_on_sending() -> None:
     async def handler(bot: Bot) -> None:
         tasks.append(asyncio.create_task(later(bot)))
 
-    with running(router, LEASE=0.2, RENEW_EVERY=10):
+    with running(router, LEASE=1, RENEW_EVERY=10):
         await handle(message())
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.1)
         over.set()
         await tasks[0]
         assert texts() == ["later", "later still"]

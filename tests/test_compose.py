@@ -108,7 +108,7 @@ def test_the_image_has_what_runs_and_nothing_else() -> None:
     for package in (
         "Django~",
         "celery[redis]~",
-        "granian",
+        "uvicorn~",
         "prometheus-client~",
         "psycopg",
         "environs",

@@ -369,14 +369,19 @@ async def test_a_session_whose_row_has_expired_is_empty_wherever_its_data_is(
 async def test_a_wait_that_times_out_leaves_nothing_in_the_queue() -> None:
     """P10: what waits behind it is handled as soon as the mailbox is free."""
     busy = Busy()
+
+    async def send_within(limit: asyncio.Timeout) -> None:
+        async with limit:
+            await sessions().get("ann", "ann").send("never")
+
     with running(busy.router):
         engine = await busy.begin()
-        sending = asyncio.create_task(
-            asyncio.wait_for(sessions().get("ann", "ann").send("never"), 0.2)
-        )
+        limit = asyncio.timeout(None)
+        sending = asyncio.create_task(send_within(limit))
         await until(accesses().aexists)
         behind = message("behind")
         await engine.submit(behind)
+        limit.reschedule(0)
         with pytest.raises(TimeoutError):
             await sending
         assert not await accesses().aexists()

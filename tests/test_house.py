@@ -21,7 +21,7 @@ LAYERS = [
         "clearing", "context", "contents", "data", "marks", "session", "injection", "routing",
         "sessions", "access", "bots", "flows", "holding", "leases", "delivery", "turns", "upkeep",
         "engine", "webhook", "versions", "pacing", "retention", "metrics", "logs",
-        "sending", "handling",
+        "sending", "handling", "database_thread",
     },
     {"operations", "schedule", "tasks"},
     {

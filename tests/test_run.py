@@ -101,7 +101,7 @@ def test_an_interrupt_stops_everything_cleanly(project: psutil.Popen, tmp_path: 
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("name", ["granian", "worker", "beat"])
+@pytest.mark.parametrize("name", ["uvicorn", "worker", "beat"])
 def test_a_process_that_dies_takes_the_others_with_it(project: psutil.Popen, name: str) -> None:
     children = project.children(recursive=True)
     victim = [child for child in children if name in child.cmdline()][-1]

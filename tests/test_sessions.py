@@ -15,7 +15,7 @@ from botsessions import Bot, Initial, Qualifier, Router, Session, Update
 from botsessions.exceptions import NoSessionKey, PlatformUnavailable, SessionsDisabled
 from botsessions.marks import SessionSpec
 from botsessions.models import BotSession, BotUpdate, TrackedMessage
-from tests.kit import data, handle, keyless, message, running, status, texts
+from tests.kit import data, handle, in_slices, keyless, message, running, status, texts
 
 pytestmark = pytest.mark.django_db
 
@@ -586,7 +586,7 @@ async def test_clear_deletes_the_messages_of_its_own_slice() -> None:
         await handle(message())
         await handle(message("/done"))
         assert texts() == ["kept", "kept", "farewell"]
-        left = [row.text async for row in TrackedMessage.objects.order_by("id")]
+        left = [row.text async for row in in_slices().order_by("id")]
     # The first message came before the sessions were open.
     assert left == ["kept", "hello", "kept", "/done"]
     assert counts == [4]

@@ -34,7 +34,7 @@ from botsessions.platforms.base import Deletion
 from botsessions.platforms.local import LocalPlatform
 from botsessions.platforms.local_chat import LocalChat
 from botsessions.sessions import SessionManager
-from tests.kit import data, handle, message, running, status, texts
+from tests.kit import data, handle, in_slices, message, running, status, texts
 
 pytestmark = pytest.mark.django_db
 
@@ -96,7 +96,7 @@ async def rows(
     chat: str = "ann", user: str = "ann", qualifier: str = "", bot: str = "demo"
 ) -> list[tuple[str, str]]:
     """Return direction and text of what a session has tracked, in order, without touching it."""
-    stored = TrackedMessage.objects.filter(
+    stored = in_slices().filter(
         session__bot=bot, session__chat=chat, session__user=user, session__qualifier=qualifier
     )
     return [(each.direction, each.text) async for each in stored.order_by("id")]
@@ -760,7 +760,7 @@ async def test_clear_counts_what_became_of_each_message() -> None:
             }
             assert await session.messages() == ()
         assert texts() == ["old", "forbidden"]
-        assert not await TrackedMessage.objects.aexists()
+        assert not await in_slices().aexists()
 
 
 async def test_what_is_too_old_for_the_platform_is_not_asked() -> None:
@@ -868,7 +868,7 @@ async def test_what_fails_for_the_moment_is_left_to_a_deletion_and_does_not_stop
             assert await session.messages() == ()
         assert texts() == ["2", "3", "4", "5"]
         assert noting().asked == [sent[:2], stuck, [str(beside["message_id"])]]
-        assert not await TrackedMessage.objects.aexists()
+        assert not await in_slices().aexists()
         deletion = await MessageDeletion.objects.aget(pk=cleared.deletion)
         assert (deletion.total, deletion.done, deletion.status) == (4, 0, "running")
         chunks = DeletionChunk.objects.order_by("id").values_list("messages", flat=True)
@@ -954,6 +954,64 @@ async def test_clear_deletes_through_another_bot() -> None:
         assert noting("other").asked == [[str(sent["message_id"])]]
         assert noting().asked == []
         assert await rows() == []
+
+
+async def kept(user: str = "ann") -> list[tuple[str, str, str]]:
+    """Return id, text and outcome of what is kept of deleted messages."""
+    rows = TrackedMessage.objects.filter(deleted_at__isnull=False, session__user=user)
+    return [(each.message_id or "", each.text, each.outcome) async for each in rows.order_by("id")]
+
+
+async def test_what_was_cleared_is_known_to_have_been_said_and_not_what_it_was() -> None:
+    class Strict(LocalPlatform):
+        deletable_for = timedelta(hours=48)
+
+        async def delete_messages(
+            self, chat: str, ids: Sequence[str], business: str = ""
+        ) -> dict[str, Deletion]:
+            return {"2": Deletion.DELETED, "3": Deletion.FORBIDDEN}
+
+    with running(quiet, platform=Strict):
+        async with sessions().get("ann", "ann") as session:
+            fields: dict[str, Any] = {
+                "chat": Chat("ann"),
+                "user": ANN,
+                "text": "a secret",
+                "reply_to": "7",
+            }
+            began = clock.now()
+            for number, hours in ("1", 49), ("2", 1), ("3", 1), ("4", 1):
+                date = began - timedelta(hours=hours)
+                await session.track(Message(number, **fields, date=date), Direction.INCOMING)
+            cleared = await session.clear()
+            assert (cleared, await session.messages(), await session.clear()) == (4, (), 0)
+        assert await kept() == [
+            ("1", "", "too_old"), ("2", "", "deleted"), ("3", "", "forbidden"), ("4", "", "gone"),
+        ]  # fmt: skip
+        row = await TrackedMessage.objects.aget(message_id="2")
+        assert (row.direction, row.user, row.name) == ("incoming", "ann", "Ann")
+        assert (row.reply_to, row.sent_at) == ("7", began - timedelta(hours=1))
+        assert row.deleted_at is not None
+        assert began <= row.deleted_at <= clock.now()
+
+
+async def test_what_is_kept_of_deleted_messages_goes_with_the_slice() -> None:
+    """S79, S80: forgetting everything, or closing, leaves nothing; forgetting some does."""
+    with running(quiet):
+        for user in ("ann", "ben"):
+            async with sessions().get(user, user) as session:
+                await session.send("wiped")
+                await session.clear(wait=user == "ann")
+                await session.send("said")
+                await session.send("said too")
+                assert await session.forget(lambda each: each.text == "said") == 1
+            assert [text for _, text, _ in await kept(user)] == [""]
+        assert [outcome for _, _, outcome in await kept("ann")] == ["deleted"]
+        assert [outcome for _, _, outcome in await kept("ben")] == [""]
+        assert await sessions().get("ann", "ann").forget() == 1
+        assert (await kept("ann"), len(await kept("ben"))) == ([], 1)
+        await sessions().get("ben", "ben").close()
+        assert not await TrackedMessage.objects.aexists()
 
 
 async def test_forget_leaves_the_messages_on_the_platform() -> None:
@@ -1400,5 +1458,5 @@ async def test_a_large_slice_takes_one_statement_and_one_for_each_batch() -> Non
             cleared, statements = await counted(session.clear)
             assert cleared == cleared.outcomes["deleted"] == 10_000
             assert statements == 1 + 100
-        assert not await TrackedMessage.objects.aexists()
+        assert not await in_slices().aexists()
         assert texts() == []

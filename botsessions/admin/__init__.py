@@ -4,8 +4,8 @@ Nothing is added, changed or deleted behind a mailbox's back: what changes a ses
 `botsessions.operations`. A GET writes nothing. What is done needs a permission of its own, is
 confirmed on a page that says what will happen, and is recorded in Django's admin log.
 
-The tables are large: a list takes a few queries whatever their size, counts no further than
-`MAX_COUNT`, leaves long columns alone and searches whole ids.
+The tables are large: a list takes a few queries whatever their size, goes on from row to row
+instead of counting pages (`lists`), leaves long columns alone and finds whole ids.
 """
 
 from botsessions.admin.base import MAX_COUNT as MAX_COUNT

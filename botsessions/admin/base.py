@@ -6,14 +6,16 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.forms.widgets import Script
 from django.http import HttpRequest
 
+from botsessions.admin.lists import NewestList
 from botsessions.conf import settings
 
-#: The rows that a list counts and leads to; for others there are search and filters.
+#: How far rows are counted.
 MAX_COUNT = 10_000
 
 CSS = "botsessions/admin/admin.css"
@@ -52,6 +54,9 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows = super().get_queryset(request).using(settings.DATABASE)
         return rows.defer(*self.long_columns)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return NewestList
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -1,4 +1,8 @@
-"""What lists are filtered by: each choice is known beforehand, none is looked for in a table."""
+"""What lists are filtered by: each choice is known beforehand, none is looked for in a table.
+
+A filter says whether an index finds what is chosen; a list (`lists.NewestList`) looks for the rest
+among the newest rows.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,18 @@ from django.utils.translation import gettext_lazy as _
 
 from botsessions import clock
 from botsessions.conf import settings
+from botsessions.models import BotSession
+from botsessions.operations.looking import few
 
 Choices = Iterable[tuple[Any, Any]]
+
+
+class Served:
+    """A filter of whose choices an index finds some."""
+
+    def served(self, rows: QuerySet[Any]) -> QuerySet[Any] | None:
+        """Return those of all rows that are chosen, in the index's order; None without one."""
+        raise NotImplementedError
 
 
 class BotFilter(admin.SimpleListFilter):
@@ -31,13 +45,35 @@ class BotFilter(admin.SimpleListFilter):
         return queryset.filter(**{self.column: self.value()}) if self.value() else queryset
 
 
-class SessionBotFilter(BotFilter):
+class IndexedBotFilter(BotFilter):
+    """By the bot of a session: an index has each bot's in the order of their ids."""
+
+    @property
+    def alias(self) -> str | None:
+        """The one bot whose sessions are chosen."""
+        return self.value()
+
+    def among(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the rows among which others are looked for."""
+        return self.queryset(None, rows) if self.alias else rows  # type: ignore[arg-type]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        # The index is for statements that say so; see BotSession.
+        return queryset.filter(bot=self.alias, pk__gt=0) if self.alias else queryset
+
+
+class SessionBotFilter(Served, BotFilter):
     """By the bot of the session that a row belongs to."""
 
     column = "session__bot"
 
+    def served(self, rows: QuerySet[Any]) -> QuerySet[Any] | None:
+        sessions = BotSession.objects.using(rows.db).filter(bot=self.value(), pk__gt=0)
+        ids = few(sessions.order_by("pk")) if self.value() else None
+        return None if ids is None else rows.filter(session__in=ids).order_by("session_id")
 
-class PlatformFilter(admin.SimpleListFilter):
+
+class PlatformFilter(IndexedBotFilter):
     """By the platform that a bot is configured with."""
 
     title = _("platform")
@@ -47,10 +83,17 @@ class PlatformFilter(admin.SimpleListFilter):
         return [(name, name) for name in sorted({platform_of(each) for each in settings.BOTS})]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if not self.value():
-            return queryset
-        ours = [each for each in settings.BOTS if platform_of(each) == self.value()]
-        return queryset.filter(bot__in=ours)
+        if not self.value() or self.alias:
+            return super().queryset(request, queryset)
+        return queryset.filter(bot__in=self._bots)
+
+    @property
+    def alias(self) -> str | None:
+        return self._bots[0] if len(self._bots) == 1 else None
+
+    @property
+    def _bots(self) -> list[str]:
+        return [each for each in settings.BOTS if platform_of(each) == self.value()]
 
 
 def platform_of(alias: str) -> str:
@@ -83,6 +126,13 @@ class YesNoFilter(admin.SimpleListFilter):
         raise NotImplementedError
 
 
+class OpenFilter(Served, admin.BooleanFieldListFilter):
+    """By whether a session tracks."""
+
+    def served(self, rows: QuerySet[Any]) -> QuerySet[Any] | None:
+        return rows.filter(is_open=True).order_by("bot") if self.lookup_val == "1" else None
+
+
 class InFlowFilter(admin.EmptyFieldListFilter):
     """By whether a flow waits."""
 
@@ -96,11 +146,14 @@ class InFlowFilter(admin.EmptyFieldListFilter):
             yield {**choice, "display": said or choice["display"]}
 
 
-class ExpiredFilter(YesNoFilter):
+class ExpiredFilter(Served, YesNoFilter):
     """By whether a session's time is over, swept or not."""
 
     title = _("expired")
     parameter_name = "expired"
+
+    def served(self, rows: QuerySet[Any]) -> QuerySet[Any] | None:
+        return self.those(rows).order_by("expires_at") if self.value() == "1" else None
 
     def those(self, rows: QuerySet[Any]) -> QuerySet[Any]:
         return rows.filter(expires_at__lt=clock.now())
@@ -109,11 +162,14 @@ class ExpiredFilter(YesNoFilter):
         return rows.exclude(expires_at__lt=clock.now())
 
 
-class QuarantinedFilter(YesNoFilter):
+class QuarantinedFilter(Served, YesNoFilter):
     """By whether a value was put aside that did not fit the session's type."""
 
     title = _("quarantined data")
     parameter_name = "quarantined"
+
+    def served(self, rows: QuerySet[Any]) -> QuerySet[Any] | None:
+        return self.those(rows).order_by("pk") if self.value() == "1" else None
 
     def those(self, rows: QuerySet[Any]) -> QuerySet[Any]:
         return rows.filter(quarantined__isnull=False)
@@ -150,3 +206,12 @@ class ActivityFilter(admin.SimpleListFilter):
         if value in self.within:
             return queryset.filter(updated_at__gte=clock.now() - self.within[value])
         return queryset
+
+
+class StatusFilter(Served, admin.ChoicesFieldListFilter):
+    """By the status of an update."""
+
+    def served(self, rows: QuerySet[Any]) -> QuerySet[Any] | None:
+        order = {"pending": ("mailbox", "-attempts", "pk"), "held": ("mailbox", "pk")}
+        status = (self.lookup_val or [""])[-1]
+        return rows.filter(status=status).order_by(*order[status]) if status in order else None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from botsessions.admin import moments
@@ -20,6 +24,9 @@ class MailboxLeaseAdmin(ReadOnlyAdmin):
     search_help_text = _("A mailbox: the whole id.")
     fields = ("mailbox", "holder", "age", "acquired_at", "expires_at")
     readonly_fields = ("mailbox", "holder", "age")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return ChangeList
 
     @admin.display(description=_("mailbox"))
     def mailbox(self, lease: MailboxLease) -> str:

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import IntegerField, Max, OuterRef, Q, QuerySet, Subquery, TextField, Value
+from django.db.models import (
+    BooleanField,
+    Case,
+    CharField,
+    ExpressionWrapper,
+    IntegerField,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    TextField,
+    Value,
+    When,
+)
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast, Coalesce, Length
+from django.db.models.lookups import IsNull
 from django.forms import Media
 from django.forms.widgets import Script
 from django.http import Http404, HttpRequest, HttpResponse
@@ -35,14 +50,17 @@ from botsessions.admin.desk import DeskAdmin, SendForm, number
 from botsessions.admin.failures import FAILURES, why
 from botsessions.admin.filters import (
     ActivityFilter,
-    BotFilter,
     ExpiredFilter,
+    IndexedBotFilter,
     InFlowFilter,
+    OpenFilter,
     PlatformFilter,
     QuarantinedFilter,
     platform_of,
 )
+from botsessions.admin.lists import NewestList, Place
 from botsessions.admin.moments import about, time_left
+from botsessions.admin.searching import FindsIds, Searched, search, words_of
 from botsessions.admin.verbs import Verb
 from botsessions.admin.visible import indented, line, preformatted
 from botsessions.conf import settings
@@ -51,13 +69,17 @@ from botsessions.models import BotSession, BotUpdate, TrackedMessage
 
 #: How many messages of each session a list counts.
 MESSAGES = 99
-#: How many of the newest messages a search reads, the shortest text it looks for there, and how
-#: many sessions it finds.
-SEARCHED = 100_000
-SHORTEST = 3
-FOUND = 1000
+#: In how many of a session's messages its user's name is looked for.
+NAMED = 50
 
 SCRIPT = Media(js=[Script("botsessions/admin/transcript.js", type="module")])  # type: ignore[list-item]
+
+
+class Named(Subquery):
+    """A name among the rows of a query, which the database reads no further than its limit."""
+
+    template = "(SELECT MAX(bounded.name) FROM (%(subquery)s) AS bounded WHERE bounded.is_theirs)"
+    output_field = CharField()
 
 
 class Counted(Subquery):
@@ -67,8 +89,27 @@ class Counted(Subquery):
     output_field = IntegerField()
 
 
+class SessionList(NewestList):
+    """A list that a search of what was said goes on with, to older messages."""
+
+    model_admin: BotSessionAdmin
+    #: Since when messages were searched, where there are older ones.
+    said_since: datetime | None = None
+    #: Does the link at the end lead to what is found in those?
+    is_further = False
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        if not words_of(self.query):
+            return
+        searched = self.model_admin.searched(request, self.query)
+        self.said_since = searched.since
+        if not self.older and searched.further is not None:
+            self.older, self.is_further = self.at(Place(upto=searched.further)), True
+
+
 @admin.register(BotSession)
-class BotSessionAdmin(DeskAdmin):
+class BotSessionAdmin(FindsIds, DeskAdmin):
     verbs = (
         deeds.CLEAR, deeds.FORGET, deeds.CLOSE, deeds.RESET, deeds.END_FLOW, deeds.TAKE_OVER,
         deeds.HAND_BACK,
@@ -79,14 +120,14 @@ class BotSessionAdmin(DeskAdmin):
         "expires", "size",
     )  # fmt: skip
     list_filter = (
-        BotFilter, PlatformFilter, "is_open", ("flow", InFlowFilter), ExpiredFilter,
-        QuarantinedFilter, ActivityFilter,
+        IndexedBotFilter, PlatformFilter, ("is_open", OpenFilter), ("flow", InFlowFilter),
+        ExpiredFilter, QuarantinedFilter, ActivityFilter,
     )  # fmt: skip
-    # What is searched is said in get_search_results.
+    # What is searched is said in `found`.
     search_fields = ("chat__exact", "user__exact")
     search_help_text = gettext_lazy(
-        "A chat or a user, the whole id; or a part of what was said in the newest messages, or of "
-        "the name of who said it."
+        "A chat or a user, the whole id; or a part of what was said, or of the name of who said "
+        "it: in the newest messages, and further back by the link at the end."
     )
 
     # The list
@@ -97,40 +138,43 @@ class BotSessionAdmin(DeskAdmin):
         context = {"title": _("Sessions"), **(extra_context or {})}
         return super().changelist_view(request, context)
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[NewestList]:
+        return SessionList
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        said = TrackedMessage.objects.filter(session=OuterRef("pk")).order_by().values("pk")
-        named = said.filter(user=OuterRef("user")).exclude(name="")
+        said = TrackedMessage.objects.filter(session=OuterRef("pk")).order_by()
+        deleted = said.filter(deleted_at__isnull=False).values("session")
+        theirs = ExpressionWrapper(Q(user=OuterRef("user")) & ~Q(name=""), BooleanField())
+        named = said.annotate(is_theirs=theirs).values("name", "is_theirs")
         rows: QuerySet[Any] = super().get_queryset(request)
         rows = rows.annotate(
             flow_name=KT("flow__name"),
-            message_count=Counted(said[: MESSAGES + 1]),
+            # Where nothing was deleted, an index alone tells how many there are. No EXISTS asks
+            # that: a planner may go through all that was ever deleted for it.
+            message_count=Case(
+                When(
+                    IsNull(Subquery(deleted[:1]), True),
+                    then=Counted(said.values("pk")[: MESSAGES + 1]),
+                ),
+                default=Counted(said.filter(deleted_at=None).values("pk")[: MESSAGES + 1]),
+            ),
             data_size=Coalesce(Length(Cast("data", TextField())), Value(0)),
-            said_by=Subquery(named.values("name")[:1]),
+            said_by=Named(named[:NAMED]),
         )
         return rows
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        """Find sessions by whole ids, all of which they have, or by what was said lately.
+    def found(self, request: HttpRequest, term: str) -> set[int]:
+        """Find sessions by whole ids, all of which they have, or by what was said."""
+        return self.searched(request, term).sessions
 
-        The ids of what is found are fetched first, so that the search is done once and not again
-        for the count, and so that an index serves each part of it.
-        """
-        term = search_term.replace("\0", "").strip()
-        if not term:
-            return queryset, False
-        by_id = BotSession.objects.using(settings.DATABASE).order_by("-pk")
-        for word in term.split()[:5]:
-            by_id = by_id.filter(Q(chat=word) | Q(user=word))
-        found = set(by_id.values_list("pk", flat=True)[:FOUND])
-        if len(term) >= SHORTEST and may(request, "view_trackedmessage"):
-            said = TrackedMessage.objects.using(settings.DATABASE)
-            last = said.aggregate(last=Max("pk"))["last"] or 0
-            words = Q(text__icontains=term) | Q(name__icontains=term)
-            lately = said.filter(words, pk__gt=last - SEARCHED)
-            found |= set(lately.values_list("session_id", flat=True)[:FOUND])
-        return queryset.filter(pk__in=found), False
+    def searched(self, request: HttpRequest, term: str) -> Searched:
+        """Return what a request's search finds. It is done once."""
+        found: Searched | None = getattr(request, "_botsessions_searched", None)
+        if found is None:
+            upto = Place.of(request).upto
+            found = search(words_of(term), upto, says=may(request, "view_trackedmessage"))
+            request._botsessions_searched = found  # type: ignore[attr-defined]
+        return found
 
     @admin.display(description=gettext_lazy("who"))
     def who(self, session: BotSession) -> SafeString:
@@ -192,7 +236,7 @@ class BotSessionAdmin(DeskAdmin):
     def consequences(self, verb: Verb, rows: Sequence[Any]) -> list[str]:
         told = []
         if verb in (deeds.CLEAR, deeds.FORGET, deeds.CLOSE):
-            said = TrackedMessage.objects.using(settings.DATABASE)
+            said = TrackedMessage.objects.using(settings.DATABASE).filter(deleted_at=None)
             count = bounded(said.filter(session__in=[row.pk for row in rows]))
             told.append(_("Messages in their transcripts: %(count)s") % {"count": count})
         if verb is deeds.END_FLOW:

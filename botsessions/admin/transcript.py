@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from botsessions.admin.visible import line, prose
 from botsessions.conf import settings
 from botsessions.models import BotSession, TrackedMessage
+from botsessions.operations.looking import newest, slice_of
+from botsessions.platforms.base import Deletion
 
 #: How many messages a page of the transcript shows.
 SHOWN = 50
@@ -23,8 +26,14 @@ ROWS = 1000
 #: What an exported message tells.
 EXPORTED = (
     "id", "chat", "message_id", "direction", "kind", "is_service", "user", "name", "reply_to",
-    "business", "text", "sent_at", "edited_at", "update_id",
+    "business", "text", "sent_at", "edited_at", "deleted_at", "outcome", "update_id",
 )  # fmt: skip
+#: Why a message that was to be deleted is there still.
+NOT_DELETED: dict[str, Any] = {
+    Deletion.TOO_OLD: gettext_lazy("too old to be deleted on the platform"),
+    Deletion.FORBIDDEN: gettext_lazy("the platform does not let the bot delete it"),
+    Deletion.FAILED: gettext_lazy("the platform did not delete it"),
+}
 #: With what a cell begins that spreadsheets take for a formula, full width included.
 FORMULAS = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")
 
@@ -57,6 +66,16 @@ class Said:
         return "" if self.row.kind == "text" else line(self.row.kind)
 
     @property
+    def is_deleted(self) -> bool:
+        """Did the platform say that it is not there any more?"""
+        return self.row.outcome in (Deletion.DELETED, Deletion.GONE)
+
+    @property
+    def why_not(self) -> str:
+        """Why the platform did not delete it, where it said so."""
+        return str(NOT_DELETED.get(self.row.outcome, ""))
+
+    @property
     def text(self) -> SafeString:
         """What was said."""
         return prose(self.row.text)
@@ -67,24 +86,18 @@ class Transcript:
 
     def __init__(self, session: int, *, before: int | None = None, after: int = 0) -> None:
         self.session = session
-        rows = _rows(session).filter(pk__gt=after)
-        if before is not None:
-            rows = rows.filter(pk__lt=before)
-        # An id that is computed is found through the session: by the ids themselves, a planner may
-        # look through everybody's messages for this session's newest.
-        rows = rows.annotate(place=F("id") + 0)
+        rows = _rows(session)
         if after:
-            found, more = list(rows.order_by("place")[:SHOWN]), False
+            found, older = list(rows.filter(pk__gt=after)[:SHOWN]), None
         else:
-            found = list(rows.order_by("-place")[: SHOWN + 1])
-            more = len(found) > SHOWN
-            found = found[:SHOWN][::-1]
+            page = newest(rows, SHOWN, before=before)
+            found, older = page.rows[::-1], page.further
         self.messages = [Said(row) for row in found]
         here = {(each.row.chat, each.row.message_id): each.row.pk for each in self.messages}
         for each in self.messages:
             each.answers = here.get((each.row.chat, each.row.reply_to))
         #: The message before which there are others; None where there are none.
-        self.older = found[0].pk if more else None
+        self.older = older
 
     @property
     def updates(self) -> set[str]:
@@ -93,13 +106,14 @@ class Transcript:
 
 
 def _rows(session: int) -> QuerySet[TrackedMessage]:
-    return TrackedMessage.objects.using(settings.DATABASE).filter(session=session)
+    """Return the messages of a session, oldest first."""
+    return slice_of(TrackedMessage.objects.using(settings.DATABASE).all(), session)
 
 
 def _exported(session: BotSession) -> Iterator[dict[str, Any]]:
     """Yield its messages, in order, a few at a time."""
     cursor = 0
-    rows = _rows(session.pk).annotate(place=F("id") + 0).order_by("place")
+    rows = _rows(session.pk)
     while batch := list(rows.filter(pk__gt=cursor)[:ROWS]):
         for row in batch:
             yield {name: getattr(row, name) for name in EXPORTED}

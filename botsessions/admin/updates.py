@@ -7,24 +7,25 @@ from functools import partial
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.views.main import ChangeList
-from django.core.paginator import Page
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from botsessions.admin.base import BoundedPaginator
 from botsessions.admin.deeds import counted
 from botsessions.admin.failures import Refused
-from botsessions.admin.filters import BotFilter
+from botsessions.admin.filters import BotFilter, StatusFilter
+from botsessions.admin.lists import NewestList
 from botsessions.admin.moments import about
+from botsessions.admin.searching import FindsIds
 from botsessions.admin.verbs import Verb, VerbAdmin
 from botsessions.admin.visible import indented, line, preformatted
+from botsessions.conf import settings
 from botsessions.models import BotUpdate
 from botsessions.operations import operators
+from botsessions.operations.looking import Among, ids_of, lately
 
 Status = BotUpdate.Status
 
@@ -67,52 +68,31 @@ DROP = Verb(
 )
 
 
-class ParkedFirst(BoundedPaginator):
-    """What failed, then everything else, each in its order.
+class ParkedFirst(NewestList):
+    """What failed, then everything else: a query over both would sort the table."""
 
-    Each has an index; a query over both would sort the table.
-    """
-
-    def page(self, number: int | str) -> Page[Any]:
-        number = self.validate_number(number)
-        start, end = (number - 1) * self.per_page, number * self.per_page
-        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]
-        # Those of one page, and no further, are asked for by number.
-        parked = list(rows.filter(status=Status.PARKED)[start:end])
-        left = self.per_page - len(parked)
-        if left:
-            others = rows.exclude(status=Status.PARKED)
-            before = max(start - self._parked, 0) if start and not parked else 0
-            parked += others[before : before + left]
-        return Page(parked, number, self)
-
-    @property
-    def _parked(self) -> int:
-        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]
-        return rows.filter(status=Status.PARKED).order_by().values("pk")[: self.count].count()
-
-
-class ParkedFirstList(ChangeList):
-    """A list of which the only page, too, is the paginator's."""
-
-    def get_results(self, request: HttpRequest) -> None:
-        super().get_results(request)
-        if not self.multi_page:
-            self.result_list = self.paginator.page(1).object_list
+    def parts(self) -> list[tuple[QuerySet[Any], Among | None]]:
+        rows, among = self.narrowed(self.queryset)
+        return [
+            (rows.filter(status=Status.PARKED), None),
+            (rows.exclude(status=Status.PARKED), among),
+        ]
 
 
 @admin.register(BotUpdate)
-class BotUpdateAdmin(VerbAdmin):
+class BotUpdateAdmin(FindsIds, VerbAdmin):
     verbs = (REPLAY, DROP)
-    paginator = ParkedFirst
     long_columns = ("payload", "journal", "error")
     list_display = (
         "id", "bot", "identity", "kind", "in_mailbox", "badge", "attempts", "due", "received",
         "finished",
     )  # fmt: skip
-    list_filter = ("status", BotFilter)
+    list_filter = (("status", StatusFilter), BotFilter)
+    # What is searched is said in `found`.
     search_fields = ("update_id__exact", "mailbox__exact")
-    search_help_text = gettext_lazy("An update or a mailbox: the whole id.")
+    search_help_text = gettext_lazy(
+        "An update or a mailbox: the whole id. Of a mailbox what waits, failed, or came lately."
+    )
     fields = (
         "bot", "identity", "kind", "in_mailbox", "badge", "attempts", "due_at", "received_at",
         "finished_at", "traceback", "readable_payload", "readable_journal",
@@ -124,7 +104,18 @@ class BotUpdateAdmin(VerbAdmin):
     change_form_template = "admin/botsessions/acted_on.html"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> Any:
-        return ParkedFirstList
+        return ParkedFirst
+
+    def found(self, request: HttpRequest, term: str) -> set[int]:
+        """Find updates by their ids, and those of a mailbox that an index has or that are new."""
+        rows = BotUpdate.objects.using(settings.DATABASE)
+        theirs = rows.filter(mailbox=term)
+        return ids_of(
+            rows.filter(update_id=term),
+            theirs.filter(Q(status=Status.PENDING) | Q(status=Status.HELD)),
+            theirs.filter(status=Status.PARKED),
+            lately(rows).filter(mailbox=term).order_by("-pk"),
+        )
 
     def change_view(
         self,

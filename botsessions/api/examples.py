@@ -82,6 +82,8 @@ MESSAGE: Final = _answered(
         "text": "tea",
         "sent_at": "2026-11-01T09:12:30Z",
         "edited_at": None,
+        "deleted_at": None,
+        "outcome": "",
         "update_id": "734512",
     },
 )

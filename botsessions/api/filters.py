@@ -1,14 +1,15 @@
 """What lists can be narrowed down by.
 
-Ids are compared as a whole. On tables of many millions of rows a filter costs what its column says:
-sessions are found by `chat` and by `search` through an index, and updates by the statuses that are
-searched for. By anything else rows are read, newest first, until a page is full.
+Ids are compared as a whole. On tables of many millions of rows an index finds some of what is
+asked for wherever it is (`Narrowing`). For anything else rows are looked at, newest first, until a
+page is full or enough were looked at for one page.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import django_filters
 from django import forms
@@ -16,17 +17,23 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext_lazy as _
 from django_filters.rest_framework import DjangoFilterBackend
+from django_filters.utils import translate_validation
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
 from botsessions import clock
+from botsessions.api import scope
 from botsessions.models import BotSession, BotUpdate, Erasure, MessageDeletion, TrackedMessage
+from botsessions.operations.looking import LOOKED, LOOKED_APART, Among, few, of_chat_or_user
 
 
 class KnownFilters(DjangoFilterBackend):
-    """Refuses parameters that there are not, which would let through what was not meant."""
+    """Refuses parameters that there are not, which would let through what was not meant.
+
+    Tells the view `among` which rows a page looks for what it shows; None where an index has it.
+    """
 
     def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: Any) -> Any:
         filters = self.get_filterset_class(view, queryset)
@@ -36,7 +43,16 @@ class KnownFilters(DjangoFilterBackend):
             raise ValidationError(
                 {name: _("There is no such parameter.") for name in unknown}, "unknown"
             )
-        return super().filter_queryset(request, queryset, view)
+        view.among = None
+        filterset = self.get_filterset(request, queryset, view)
+        if filterset is None:
+            return queryset
+        if not filterset.is_valid():
+            raise translate_validation(filterset.errors)
+        if not isinstance(filterset, Narrowing):
+            return filterset.qs
+        rows, view.among = filterset.narrowed(filterset.qs, scope.limited_to(request))
+        return rows
 
 
 @extend_schema_field(OpenApiTypes.BOOL)
@@ -78,10 +94,60 @@ class Text(django_filters.CharFilter):
         return qs if value is None else qs.filter(**{self.field_name: value})
 
 
-class SessionFilters(django_filters.FilterSet):
-    bot = Text()
+class Narrowing(django_filters.FilterSet):
+    """Filters of a large table."""
+
+    #: Parameters of which an index finds whatever there is.
+    indexed: ClassVar[frozenset[str]] = frozenset()
+
+    def served(self, asked: dict[str, Any], rows: QuerySet[Any]) -> Iterable[QuerySet[Any]]:
+        """Yield rows that are asked for, of which there may be few, in the order of an index."""
+        return ()
+
+    def among(self, rows: QuerySet[Any], bots: Sequence[str]) -> Among:
+        """Return the rows among which others are looked for."""
+        return Among(rows, LOOKED)
+
+    def narrowed(
+        self, rows: QuerySet[Any], bots: Sequence[str]
+    ) -> tuple[QuerySet[Any], Among | None]:
+        """Return what is asked for, and among what it is looked for; None where an index has it.
+
+        `bots` are those that a token is limited to.
+        """
+        given = self.form.cleaned_data
+        asked = {name: given[name] for name in self.data if given.get(name) is not None}
+        if not (asked or bots) or any(asked.get(name) for name in self.indexed):
+            return rows, None
+        everything = rows.model._default_manager.using(rows.db).all()
+        for each in self.served(asked, everything):
+            ids = few(each)
+            if ids is not None:
+                return rows.filter(pk__in=ids), None
+        return rows, self.among(everything, [asked["bot"]] if "bot" in asked else bots)
+
+
+class BotText(Text):
+    """The alias of a bot, whose sessions an index has in the order of their ids."""
+
+    def filter(self, qs: QuerySet[Any], value: str | None) -> QuerySet[Any]:
+        # The index is for statements that say so; see BotSession.
+        return super().filter(qs if value is None else qs.filter(pk__gt=0), value)
+
+
+class UserText(Text):
+    """The id of a user, whose sessions an index has; it has none of those without a user."""
+
+    def filter(self, qs: QuerySet[Any], value: str | None) -> QuerySet[Any]:
+        return super().filter(qs.filter(user__gt="") if value else qs, value)
+
+
+class SessionFilters(Narrowing):
+    indexed = frozenset({"chat", "user", "search"})
+
+    bot = BotText()
     chat = Text()
-    user = Text(help_text=_("With `chat` it is found through the index, alone it is looked for."))
+    user = UserText()
     thread = Text()
     qualifier = Text()
     is_open = Flag()
@@ -93,8 +159,8 @@ class SessionFilters(django_filters.FilterSet):
     search = django_filters.CharFilter(
         method="of_somebody",
         help_text=_(
-            "The whole id of a chat, or of a user: sessions of that chat, of the user's private "
-            "chat, and of the user outside chats. Found through the index, however many there are."
+            "The whole id of a chat, or of a user: sessions of that chat, and of that user in "
+            "whatever chat. Found through an index, however many there are."
         ),
     )
 
@@ -115,10 +181,21 @@ class SessionFilters(django_filters.FilterSet):
         return rows.filter(Q(expires_at=None) | Q(expires_at__gte=now))
 
     def of_somebody(self, rows: QuerySet[Any], name: str, value: str) -> QuerySet[Any]:
-        return rows.filter(Q(chat=value) | Q(chat="", user=value))
+        return rows.filter(of_chat_or_user(value))
+
+    def served(self, asked: dict[str, Any], rows: QuerySet[Any]) -> Iterable[QuerySet[Any]]:
+        if asked.get("quarantined"):
+            yield rows.filter(quarantined__isnull=False).order_by("pk")
+        if asked.get("expired"):
+            yield rows.filter(expires_at__lt=clock.now()).order_by("expires_at")
+        if asked.get("is_open"):
+            yield rows.filter(is_open=True).order_by("bot")
+
+    def among(self, rows: QuerySet[Any], bots: Sequence[str]) -> Among:
+        return Among(rows.filter(bot=bots[0], pk__gt=0) if len(bots) == 1 else rows, LOOKED)
 
 
-class MessageFilters(django_filters.FilterSet):
+class MessageFilters(Narrowing):
     direction = django_filters.ChoiceFilter(choices=TrackedMessage.Direction.choices)
     kind = Text()
     sent_before = Moment(field_name="sent_at", lookup_expr="lt")
@@ -132,12 +209,33 @@ class MessageFilters(django_filters.FilterSet):
         ),
     )
 
+    with_deleted = Flag(
+        method="as_they_are",
+        help_text=_("Are messages listed too that were deleted? Their texts are gone."),
+    )
+
     class Meta:
         model = TrackedMessage
         fields: tuple[str, ...] = ()
 
+    def filter_queryset(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        found: QuerySet[Any] = super().filter_queryset(queryset)
+        return found if self.form.cleaned_data["with_deleted"] else found.filter(deleted_at=None)
 
-class UpdateFilters(django_filters.FilterSet):
+    def as_they_are(self, rows: QuerySet[Any], name: str, value: bool) -> QuerySet[Any]:
+        return rows
+
+    def narrowed(
+        self, rows: QuerySet[Any], bots: Sequence[str]
+    ) -> tuple[QuerySet[Any], Among | None]:
+        others = set(self.data) - {"with_deleted"}
+        is_asked = any(self.form.cleaned_data.get(name) for name in others)
+        return rows, Among(self.queryset, LOOKED_APART) if is_asked else None
+
+
+class UpdateFilters(Narrowing):
+    indexed = frozenset({"update_id"})
+
     status = django_filters.ChoiceFilter(choices=BotUpdate.Status.choices)
     bot = Text()
     mailbox = Text()
@@ -147,6 +245,15 @@ class UpdateFilters(django_filters.FilterSet):
     class Meta:
         model = BotUpdate
         fields: tuple[str, ...] = ()
+
+    def served(self, asked: dict[str, Any], rows: QuerySet[Any]) -> Iterable[QuerySet[Any]]:
+        orders = {
+            "pending": ("mailbox", "-attempts", "pk"),
+            "held": ("mailbox", "pk"),
+            "parked": ("bot", "pk"),
+        }
+        if order := orders.get(asked.get("status", "")):
+            yield rows.filter(status=asked["status"]).order_by(*order)
 
 
 class DeletionFilters(django_filters.FilterSet):

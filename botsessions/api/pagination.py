@@ -1,4 +1,4 @@
-"""Pages of a list that rows may join and leave meanwhile: a cursor says after which id to go on."""
+"""Pages of a list that rows may join and leave meanwhile: a cursor says from which id to go on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from django.utils.translation import gettext_lazy as _
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
+
+from botsessions.operations.looking import Among, newest, next_newer
 
 #: Rows on a page, unless asked for others, and at most.
 PAGE: Final = 50
@@ -21,7 +23,9 @@ class IdPagination(CursorPagination):
     """From the newest row to the oldest, by id.
 
     A page costs the same wherever it is. No row is shown twice or left out because others came or
-    went. Raises `ValidationError` for a cursor or a size that is none.
+    went. Where no index finds what is asked for (`view.among`) a page may have fewer rows than were
+    asked for, or none, and lead on all the same. Raises `ValidationError` for a cursor or a size
+    that is none.
     """
 
     ordering = "-id"
@@ -32,11 +36,34 @@ class IdPagination(CursorPagination):
     cursor_query_description = _("Where the page begins: take it from `next` or `previous`.")
     template = None
 
+    _next: Cursor | None = None
+    _previous: Cursor | None = None
+
     def paginate_queryset(
         self, queryset: QuerySet[Any], request: Request, view: Any = None
     ) -> list[Any]:
-        found: list[Any] = super().paginate_queryset(queryset, request, view)
-        return found
+        self.base_url = request.build_absolute_uri()
+        size, cursor = self.get_page_size(request), self.decode_cursor(request)
+        among: Among | None = getattr(view, "among", None)
+        at = None if cursor is None else int(cursor.position)
+        if cursor is not None and cursor.reverse:
+            found = next_newer(queryset, size, after=int(cursor.position), among=among)
+            self._previous = _cursor(found.further, is_reverse=True)
+            last = found.rows[-1].pk if found.rows else int(cursor.position) + 1
+            self._next = _cursor(last)
+        else:
+            found = newest(queryset, size, before=at, among=among)
+            self._next = _cursor(found.further)
+            if at is not None:
+                first = found.rows[0].pk if found.rows else at - 1
+                self._previous = _cursor(first, is_reverse=True)
+        return found.rows
+
+    def get_next_link(self) -> str | None:
+        return None if self._next is None else str(self.encode_cursor(self._next))
+
+    def get_previous_link(self) -> str | None:
+        return None if self._previous is None else str(self.encode_cursor(self._previous))
 
     def get_page_size(self, request: Request) -> int:
         size = request.query_params.get(self.page_size_query_param)
@@ -71,6 +98,10 @@ class IdPagination(CursorPagination):
             if each["name"] == self.page_size_query_param:
                 each["schema"] = {"type": "integer", "minimum": 1, "default": PAGE}
         return parameters
+
+
+def _cursor(position: int | None, *, is_reverse: bool = False) -> Cursor | None:
+    return None if position is None else Cursor(0, is_reverse, f"{position}")
 
 
 def _is_number(text: str) -> bool:

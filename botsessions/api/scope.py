@@ -5,6 +5,7 @@ What is of another bot is not there, for reading as for writing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
@@ -25,6 +26,12 @@ def covers(request: Request, alias: str) -> bool:
     """Is the bot of that alias among those of the request's token?"""
     token = request.auth
     return not (isinstance(token, ApiToken) and token.bots) or alias in token.bots
+
+
+def limited_to(request: Request) -> Sequence[str]:
+    """Return the bots that a request is limited to; none where it may see all."""
+    token = request.auth
+    return token.bots if isinstance(token, ApiToken) else ()
 
 
 def aliases(request: Request) -> list[str]:

@@ -149,7 +149,8 @@ class MessageSerializer(Row):
         model = TrackedMessage
         fields = (
             "id", "chat", "message_id", "direction", "kind", "is_service", "user", "name",
-            "reply_to", "business", "text", "sent_at", "edited_at", "update_id",
+            "reply_to", "business", "text", "sent_at", "edited_at", "deleted_at", "outcome",
+            "update_id",
         )  # fmt: skip
         read_only_fields = fields
 

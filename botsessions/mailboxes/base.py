@@ -7,7 +7,7 @@ Every verb takes and returns lists, is synchronous, and is one transaction. Each
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -309,14 +309,25 @@ class Mailbox(Protocol):
         """Return the messages of a session's slice, in order; where asked without their texts."""
 
     def forget(self, messages: Sequence[Tracked]) -> None:
-        """Take these messages out of their slices."""
+        """Take these messages out of their slices, as if they had never been there."""
+
+    def forget_deleted(self, sessions: Sequence[SessionKey]) -> None:
+        """Remove what is kept of the messages of these sessions that were deleted."""
+
+    def mark_deleted(self, outcomes: Mapping[str, Sequence[Tracked]]) -> None:
+        """Take messages out of their slices, and keep without its text that each was there.
+
+        They come by what the platform said to their deletion. An edit that arrives later changes
+        nothing; a message of the same id that is tracked anew is in the slice again.
+        """
 
     def delete_later(
         self, bot: str, through: str, messages: Sequence[Tracked], size: int, requested_by: str = ""
     ) -> int:
         """Take these messages out of their slices into a `MessageDeletion`, and return its id.
 
-        They are messages of `bot`, to be deleted by the bot `through` in calls of `size`.
+        They are messages of `bot`, to be deleted by the bot `through` in calls of `size`. That each
+        was there is kept as by `mark_deleted`, without an outcome.
         """
 
     def end(self, sessions: Sequence[SessionKey]) -> None:

@@ -18,9 +18,7 @@ every other database.
 from __future__ import annotations
 
 import logging
-import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from threading import local
@@ -30,8 +28,6 @@ import msgspec
 from django.db import (
     DatabaseError,
     InterfaceError,
-    InternalError,
-    OperationalError,
     connections,
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -57,6 +53,7 @@ from botsessions.mailboxes.base import (
     Tracked,
     Waiting,
 )
+from botsessions.mailboxes.rerunning import rerun
 from botsessions.mailboxes.rows import (
     Wanted,
     finished_row,
@@ -92,11 +89,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 log = logging.getLogger("botsessions.mailboxes")
-
-#: How often a transaction is run in all when the database asks to run it again.
-TRANSACTION_ATTEMPTS = 4
-#: The longest pause before it is run again, in seconds.
-RERUN_PAUSE = 0.05
 
 
 class _Rejected(Exception):
@@ -208,13 +200,22 @@ class DatabaseMailbox:
         ids = [each.id for each in messages]
         self._transaction(lambda: slices.forget(self.using, ids))
 
+    def forget_deleted(self, sessions: Sequence[SessionKey]) -> None:
+        self.flush()
+        self._transaction(lambda: slices.forget_deleted(self.using, sessions))
+
+    def mark_deleted(self, outcomes: Mapping[str, Sequence[Tracked]]) -> None:
+        self.flush()
+        ids = {outcome: [each.id for each in found] for outcome, found in outcomes.items()}
+        self._transaction(lambda: slices.mark_deleted(self.using, ids))
+
     def delete_later(
         self, bot: str, through: str, messages: Sequence[Tracked], size: int, requested_by: str = ""
     ) -> int:
         self.flush()
 
         def work() -> int:
-            slices.forget(self.using, [each.id for each in messages])
+            slices.mark_deleted(self.using, {"": [each.id for each in messages]})
             return deletions.begin(self.using, bot, through, messages, size, requested_by)
 
         return self._transaction(work)
@@ -305,18 +306,19 @@ class DatabaseMailbox:
             if decisions[-1] is not Admission.HANDLE:
                 update.payload = msgspec.Raw(msgspec.json.encode(arrival.update))
                 pending.append(update)
-        if pending:
-            statements.make_durable()
-            statements.insert_pending(pending, now)
-        else:
+        if not pending:
             statements.may_end_later()
-        # Taken for nothing but duplicates, or without room to go on.
-        statements.release([LeaseRow(key, token) for key in sorted(free)])
+        with statements.together(last=bool(pending)):
+            if pending:
+                statements.make_durable()
+                statements.insert_pending(pending, now)
+            # Taken for nothing but duplicates, or without room to go on.
+            statements.release([LeaseRow(key, token) for key in sorted(free)])
         return Admitted(token, decisions, wanted.found(), waiting)
 
     def _load(self, keys: Sequence[Sequence[SessionKey]]) -> list[list[Row | None]]:
         statements = self.statements
-        with statements.together():
+        with statements.together(last=True):
             statements.begin(durable=True)
             stored = statements.sessions(
                 session_rows([key for each in keys for key in each]), clock.now()
@@ -327,14 +329,14 @@ class DatabaseMailbox:
 
     def _find(self, arrivals: Sequence[Arrival]) -> list[Found]:
         statements, wanted = self.statements, Wanted(arrivals)
-        with statements.together():
+        with statements.together(last=True):
             statements.begin(durable=True)
             wanted.ask(statements, clock.now())
         return wanted.found()
 
     def _store(self, arrivals: Sequence[Arrival]) -> None:
         statements = self.statements
-        with statements.together():
+        with statements.together(last=True):
             statements.begin(durable=True)
             statements.lock(lease_rows(each.mailbox for each in arrivals))
             statements.insert_pending(
@@ -360,22 +362,24 @@ class DatabaseMailbox:
             for each in sent
             if each.session is not None and each.is_opening
         }
-        with statements.together():
+        opens = [*opened.values(), *(opening for each in sent for opening in each.opens)]
+        chosen = slices.chosen(opens)
+        with statements.together(last=not chosen):
             statements.begin(durable=True)
             statements.lock(lease_rows(each.mailbox for each in sent))
             statements.append_journal(list(updates.values()), now)
-            opens = [*opened.values(), *(opening for each in sent for opening in each.opens)]
             statements.open_sessions(opened_rows(opens), now)
             statements.insert_messages(message_rows(seen_in(sent), now), now)
-        slices.subscribe(self.using, opens)
+        slices.subscribe(self.using, chosen)
 
     def _track(self, opens: Sequence[Opening], seen: Sequence[Seen]) -> None:
         statements, now = self.statements, clock.now()
-        with statements.together():
+        chosen = slices.chosen(opens)
+        with statements.together(last=not chosen):
             statements.begin(durable=True)
             statements.open_sessions(opened_rows(opens), now)
             statements.insert_messages(message_rows(seen, now), now)
-        slices.subscribe(self.using, opens)
+        slices.subscribe(self.using, chosen)
 
     def _commit(
         self, entries: Sequence[tuple[int, Commit]], *, insist: bool = False
@@ -411,7 +415,7 @@ class DatabaseMailbox:
         leases = [each for _, each in entries if each.effect is not Effect.HANDED_OVER]
         go_on = held_rows((each.mailbox, each.token) for each in leases if each.go_on)
         stop = held_rows((each.mailbox, each.token) for each in leases if not each.go_on)
-        chosen = [each for _, entry in entries for each in entry.opens if each.matcher is not None]
+        chosen = slices.chosen(each for _, entry in entries for each in entry.opens)
         with statements.together(last=insist and not chosen):
             if insist:
                 statements.begin(durable=True)
@@ -442,14 +446,14 @@ class DatabaseMailbox:
 
     def _renew(self, leases: Sequence[tuple[str, str]]) -> set[str]:
         rows = held_rows(leases)
-        with self.statements.together():
+        with self.statements.together(last=True):
             self.statements.begin(durable=False)
             self.statements.lock(rows)
             renewed = self.statements.renew(rows, settings.LEASE)
         return {key for (key,) in renewed}
 
     def _abandoned(self, limit: int) -> list[str]:
-        with self.statements.together():
+        with self.statements.together(last=True):
             self.statements.begin(durable=False)
             found = self.statements.abandoned(limit, clock.now())
         return [key for (key,) in found]
@@ -468,40 +472,15 @@ class DatabaseMailbox:
         return waiting
 
     def _transaction(self, work: Callable[[], Result]) -> Result:
-        """Run it in one transaction: again after a deadlock, once more on a new connection.
+        """Run it in one transaction, within somebody's as a savepoint of that."""
 
-        A verb that is called in somebody's transaction is a savepoint of it, and raises what the
-        database raises: only who began the transaction can begin it again.
-        """
-        connection = connections[self.using]
-        nested = connection.in_atomic_block
-        attempts, healed = TRANSACTION_ATTEMPTS, False
-        while True:
-            used = connection.connection
-            try:
-                with self.statements.atomic():
-                    result = work()
-                self.is_unfinished = self.statements.is_unended
-                return result
-            except (DatabaseError, InterfaceError) as error:
-                if nested:
-                    raise
-                attempts -= 1
-                if isinstance(error, DatabaseError) and self.statements.may_retry(error):
-                    if attempts:
-                        # Not in step with those whom it met.
-                        time.sleep(random.uniform(0, RERUN_PAUSE))  # noqa: S311
-                        continue
-                    raise Unavailable(f"The database is too busy: {error}") from error
-                # An InternalError is how PostgreSQL ends a transaction that was idle for too long.
-                if not isinstance(error, OperationalError | InterfaceError | InternalError):
-                    raise
-                # Django replaces a connection that fails to roll back.
-                lost = connection.connection is not used or self.statements.connection_lost(error)
-                connection.close()
-                if healed or not lost:
-                    raise Unavailable(f"The database is away: {error}") from error
-                healed = True
+        def transaction() -> Result:
+            with self.statements.atomic():
+                result = work()
+            self.is_unfinished = self.statements.is_unended
+            return result
+
+        return rerun(self.statements, transaction)
 
 
 def _reject_rivals(updates: Sequence[UpdateRow], saves: Sequence[SaveRow]) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,6 +35,9 @@ T = TypeVar("T")
 #: How many messages a query names.
 CHUNK = 500
 FORGET = "DELETE FROM botsessions_trackedmessage WHERE id = ANY(%s)"
+MARK_DELETED = """
+UPDATE botsessions_trackedmessage SET deleted_at = %s, outcome = %s, text = ''
+WHERE id = ANY(%s) AND deleted_at IS NULL"""
 
 
 def key_of(session: BotSession) -> SessionKey:
@@ -53,9 +56,14 @@ def _messages(using: str) -> QuerySet[TrackedMessage]:
     return TrackedMessage.objects.using(using)
 
 
+def _of_session(using: str, key: SessionKey) -> QuerySet[TrackedMessage]:
+    return _messages(using).filter(
+        **{f"session__{part}": value for part, value in parts(key).items()}
+    )
+
+
 def tracked(using: str, key: SessionKey, *, texts: bool) -> list[Tracked]:
-    of_session = {f"session__{part}": value for part, value in parts(key).items()}
-    found = _messages(using).filter(**of_session).order_by("id")
+    found = _of_session(using, key).filter(deleted_at=None).order_by("id")
     fields = Tracked.__struct_fields__
     rows = found.values_list(
         *(Constant("") if name == "text" and not texts else name for name in fields)
@@ -77,11 +85,32 @@ def forget(using: str, messages: Sequence[int]) -> None:
         _messages(using).filter(id__in=ids).delete()
 
 
+def forget_deleted(using: str, sessions: Iterable[SessionKey]) -> None:
+    for key in sorted(sessions):
+        _of_session(using, key).filter(deleted_at__isnull=False).delete()
+
+
+def mark_deleted(using: str, outcomes: Mapping[str, Sequence[int]]) -> None:
+    connection, now = connections[using], clock.now()
+    for outcome, messages in sorted(outcomes.items()):
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute(MARK_DELETED, [now, outcome, list(messages)])
+            continue
+        for ids in _chunks(messages):
+            there = _messages(using).filter(id__in=ids, deleted_at=None)
+            there.update(deleted_at=now, outcome=outcome, text="")
+
+
+def chosen(opens: Iterable[Opening]) -> list[Opening]:
+    """Return those that are opened with a matcher of their own."""
+    return [each for each in opens if each.matcher is not None]
+
+
 def subscribe(using: str, opens: Iterable[Opening]) -> None:
-    """Note the matchers that were given with sessions that were just opened."""
+    """Note the matchers that were `chosen` for sessions that were just opened."""
     for each in opens:
-        if each.matcher is not None:
-            _sessions(using).filter(**parts(each.key)).update(matcher=each.matcher)
+        _sessions(using).filter(**parts(each.key)).update(matcher=each.matcher)
 
 
 def end(using: str, keys: Iterable[SessionKey]) -> None:
@@ -111,13 +140,19 @@ def due(using: str, bots: Sequence[str], limit: int) -> list[tuple[SessionKey, b
     waiting = live.filter(due_at__lte=now, bot__in=bots).order_by("due_at", "id")
     # Who found one may be killed: then it is found again when crashed processes are looked for.
     later = now + timedelta(seconds=settings.RECOVER_EVERY)
-    skips = connections[using].features.has_select_for_update_skip_locked
     with transaction.atomic(using=using):
-        rows = waiting.select_for_update(skip_locked=skips).defer("data", "quarantined")
+        rows = waiting.select_for_update(skip_locked=skips_locked(using)).defer(
+            "data", "quarantined"
+        )
         found = list(rows[:limit])
         if found:
             _sessions(using).filter(pk__in=[each.pk for each in found]).update(due_at=later)
     return [(key_of(each), msgspec.json.encode(each.flow)) for each in found if each.flow]
+
+
+def skips_locked(using: str) -> bool:
+    """Can the database pass over rows that somebody else has locked?"""
+    return connections[using].features.has_select_for_update_skip_locked
 
 
 def move(using: str, bot: str, chat: str, to: str, store: Store | None) -> list[SessionKey]:

@@ -10,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import uuid4
 
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.models import F
 
 from botsessions import clock, metrics
 from botsessions.conf import settings
 from botsessions.mailboxes.database import DatabaseMailbox
 from botsessions.mailboxes.deletions import finish
+from botsessions.mailboxes.slices import skips_locked
 from botsessions.models import OUTCOMES, DeletionChunk, MessageDeletion
 from botsessions.platforms.base import Deletion
 
@@ -89,7 +90,7 @@ class Claims:
         ours = jobs.filter(through__in=self._aliases).values("pk")
         with transaction.atomic(using=using):
             due = rows.filter(due_at__lte=clock.now(), deletion__in=ours).order_by("due_at", "id")
-            found = list(due.select_for_update(skip_locked=skips_locked())[:limit])
+            found = list(due.select_for_update(skip_locked=skips_locked(settings.DATABASE))[:limit])
             claimed = rows.filter(pk__in=[each.pk for each in found])
             claimed.update(due_at=self._until(), token=self._token)
         known = jobs.in_bulk({each.deletion_id for each in found})
@@ -156,8 +157,3 @@ class Claims:
             waiting = rows.filter(deletion=deletion, chat=chat, due_at__lt=moment).order_by("pk")
             ids = list(waiting.select_for_update().values_list("pk", flat=True))
             DeletionChunk.objects.using(settings.DATABASE).filter(pk__in=ids).update(due_at=moment)
-
-
-def skips_locked() -> bool:
-    """Can the database pass over rows that somebody else has locked?"""
-    return connections[settings.DATABASE].features.has_select_for_update_skip_locked

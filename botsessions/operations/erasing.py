@@ -27,7 +27,7 @@ from botsessions.conf import settings
 from botsessions.contents import remove
 from botsessions.exceptions import MailboxBusy, Unavailable
 from botsessions.mailboxes.deletions import finish
-from botsessions.mailboxes.slices import key_of
+from botsessions.mailboxes.slices import key_of, skips_locked
 from botsessions.mailboxes.statements.orm import DatabaseClock
 from botsessions.models import (
     OUTCOMES,
@@ -39,7 +39,6 @@ from botsessions.models import (
     MessageDeletion,
     TrackedMessage,
 )
-from botsessions.operations.claims import skips_locked
 from botsessions.operations.gathering import move
 from botsessions.operations.known import known_bots
 from botsessions.operations.subject import Subject, Upto
@@ -143,7 +142,7 @@ def _claim() -> Erasure | None:
     rows = Erasure.objects.using(using)
     with transaction.atomic(using=using):
         due = rows.filter(due_at__lte=now, bot__in=list(known_bots())).order_by("due_at", "id")
-        found = due.select_for_update(skip_locked=skips_locked()).first()
+        found = due.select_for_update(skip_locked=skips_locked(settings.DATABASE)).first()
         if found is not None:
             found.due_at, found.token = now + timedelta(seconds=CLAIMED_FOR), uuid4().hex
             found.save(using=using, update_fields=["due_at", "token"])
@@ -329,7 +328,7 @@ class _Erasing:
     def _remove_messages(self, ids: list[int]) -> int:
         rows = TrackedMessage.objects.using(settings.DATABASE).filter(pk__in=ids)
         deletion = self._erasure.deletion
-        moved = 0 if deletion is None else move(deletion, rows)
+        moved = 0 if deletion is None else move(deletion, rows.filter(deleted_at=None))
         return moved + rows.delete()[0]
 
     def _in_steps(self, name: str, rows: QuerySet[Any], change: Callable[[list[int]], int]) -> None:

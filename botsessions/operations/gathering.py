@@ -13,16 +13,15 @@ from botsessions import clock
 from botsessions.bots import bots
 from botsessions.conf import settings
 from botsessions.mailboxes.deletions import Doomed, Place, chunked, finish, known_ids
-from botsessions.mailboxes.slices import forget
+from botsessions.mailboxes.slices import forget, mark_deleted, skips_locked
 from botsessions.models import BotSession, DeletionChunk, MessageDeletion, TrackedMessage
-from botsessions.operations.claims import skips_locked
 from botsessions.operations.known import known_bots
 from botsessions.operations.selection import Selection
 from botsessions.operations.taking import taken_sessions
 
 #: How many sessions are taken at a time, and how many messages in one transaction.
 SESSIONS = 100
-MESSAGES = 10_000
+MESSAGES = 5_000
 #: Seconds until a session that somebody worked on is tried again.
 AGAIN_AFTER = 1.0
 
@@ -33,7 +32,7 @@ def gather_due(aliases: list[str], until: float) -> bool:
     rows = MessageDeletion.objects.using(using)
     with transaction.atomic(using=using):
         due = rows.filter(due_at__lte=now, through__in=aliases).order_by("due_at", "id")
-        found = due.select_for_update(skip_locked=skips_locked()).first()
+        found = due.select_for_update(skip_locked=skips_locked(settings.DATABASE)).first()
         if found is not None:
             # It belongs to whoever found it.
             due_at = now + timedelta(seconds=settings.LEASE)
@@ -111,7 +110,11 @@ def move(deletion: MessageDeletion, messages: QuerySet[TrackedMessage]) -> int:
             places[place] = [each for each in doomed if each[0] not in before]
         chunks = list(chunked(deletion, places, size, None if is_cancelled else clock.now()))
         DeletionChunk.objects.using(using).bulk_create(chunks)
-        forget(using, [id for id, *_ in found])
+        ids = [id for id, *_ in found]
+        if deletion.forgets:
+            forget(using, ids)
+        else:
+            mark_deleted(using, {"": ids})
         # What has no id of its own, or is in another slice too, needs no call.
         spare = len(found) - sum(len(each.messages) for each in chunks)
         jobs.update(total=F("total") + len(found), gone=F("gone") + spare)

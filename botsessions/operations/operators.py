@@ -14,10 +14,10 @@ import msgspec
 from django.db import transaction
 
 from botsessions import clock
-from botsessions.bots import Bot, bots
+from botsessions.bots import Bot, find_bot
 from botsessions.conf import settings
 from botsessions.data import Misfit, decoder
-from botsessions.exceptions import InvalidSessionData, SessionConflict, UnknownBot
+from botsessions.exceptions import InvalidSessionData, SessionConflict
 from botsessions.flows import takeover
 from botsessions.mailboxes.rows import is_at, place_row
 from botsessions.mailboxes.slices import key_of
@@ -40,9 +40,7 @@ Status = BotUpdate.Status
 
 def bot_of(row: BotSession | BotUpdate) -> Bot:
     """Return the bot of a row. Raises `UnknownBot`."""
-    if row.bot not in bots:
-        raise UnknownBot(f"There is no bot '{row.bot}' (any more).")
-    return bots[row.bot]
+    return find_bot(row.bot)
 
 
 def handle(row: BotSession, type_: Any = Any) -> SessionHandle[Any]:

@@ -79,7 +79,8 @@ def _prune_bot(alias: str, bot: Bot, counts: Counter[str]) -> None:
         else:
             counts["messages"] += rows.delete()[0]
     for rows in _older(messages, "sent_at", terms["TEXT"]):
-        counts["texts"] += rows.exclude(text="").update(text="", name="")
+        # What was deleted has no text any more, and may have a name.
+        counts["texts"] += rows.exclude(text="", name="").update(text="", name="")
     _prune_sessions(alias, bot, counts)
 
 

@@ -50,8 +50,9 @@ class Selection(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
         return rows if self.sessions is None else rows.filter(pk__in=self.sessions)
 
     def messages(self, last: int) -> QuerySet[TrackedMessage]:
-        """Return the messages, of whatever session, up to the one with the id `last`."""
-        rows = TrackedMessage.objects.using(settings.DATABASE).filter(pk__lte=last)
+        """Return the messages, of whatever slice, up to the one with the id `last`."""
+        rows = TrackedMessage.objects.using(settings.DATABASE)
+        rows = rows.filter(pk__lte=last, deleted_at=None)
         if self.direction is not None:
             rows = rows.filter(direction=self.direction)
         return rows if self.before is None else rows.filter(sent_at__lt=self.before)

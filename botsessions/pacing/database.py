@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from django.db import (
-    DatabaseError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    connections,
-    transaction,
-)
+from django.db import connections, transaction
 
 from botsessions import clock
 from botsessions.conf import settings
@@ -29,10 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How often a transaction is run in all when the database asks to run it again, and the longest
-#: pause before that, in seconds.
-ATTEMPTS: Final = 4
-RERUN_PAUSE: Final = 0.05
 #: Milliseconds that a transaction waits for a lock, and for what is to come of it: the process may
 #: have been stopped in it.
 LOCKED_FOR: Final = 500
@@ -159,27 +146,7 @@ class DatabaseWindows:
                 cursor.execute(LIMITS, [f"{LOCKED_FOR}", f"{IDLE_FOR}"])
 
     def _run(self, work: Callable[[], T]) -> T:
+        from botsessions.mailboxes.rerunning import rerun
         from botsessions.mailboxes.statements import statements_for
 
-        connection = connections[settings.DATABASE]
-        nested, healed, attempts = connection.in_atomic_block, False, ATTEMPTS
-        while True:
-            try:
-                return work()
-            except (DatabaseError, InterfaceError) as error:
-                if nested:
-                    raise
-                attempts -= 1
-                statements = statements_for(connection)
-                if attempts and isinstance(error, DatabaseError) and statements.may_retry(error):
-                    time.sleep(random.uniform(0, RERUN_PAUSE))  # noqa: S311
-                    continue
-                # An InternalError is how PostgreSQL ends a transaction that was idle for too long.
-                if not isinstance(error, OperationalError | InterfaceError | InternalError):
-                    raise
-                if not statements.connection_lost(error):
-                    raise Unavailable(f"The database is too busy: {error}") from error
-                connection.close()
-                if healed:
-                    raise Unavailable(f"The database is away: {error}") from error
-                healed = True
+        return rerun(statements_for(connections[settings.DATABASE]), work)

@@ -1,17 +1,22 @@
 """The page of a session: its transcript, its circumstances, and what strangers put into them."""
 
+import json
 import re
 from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import connection
 from django.test import Client, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.timezone import localtime
 
 from botsessions.admin.transcript import SHOWN
+from botsessions.bots import bots
 from botsessions.models import BotSession, BotUpdate, MailboxLease, TrackedMessage
 from tests.admin.kit import (
     act_on,
@@ -129,6 +134,11 @@ def said(session: BotSession, *texts: str, **fields: Any) -> list[TrackedMessage
     ]
 
 
+async def clear(row: BotSession) -> int:
+    cleared: int = await bots[row.bot].sessions.get(row.chat, row.user).clear()
+    return cleared
+
+
 def test_many_payloads_are_tried() -> None:
     assert len(set(PAYLOADS)) >= 50
 
@@ -199,6 +209,53 @@ def test_transcript_is_a_chat(operator: Client) -> None:
     assert '<span class="bs-unseen">⟦U+202E⟧</span>gnp.exe' in page
     assert "⟦U+0007⟧" in page
     assert "\u202e" not in page
+
+
+def test_deleted_messages_stand_in_their_place(operator: Client) -> None:
+    """P32: that they were there, when they left and whether they are gone; no text of theirs."""
+    session, now = stored(), timezone.now()
+    texts = ["first", "deleted", "gone", "left to others", "too old", "forbidden", "failed", "last"]
+    rows = said(session, *(f"said {text}" for text in texts), reply_to="before")
+    outcomes = ["deleted", "gone", "", "too_old", "forbidden", "failed"]
+    for each, outcome in zip(rows[1:-1], outcomes, strict=True):
+        each.deleted_at, each.outcome, each.text = now + timedelta(hours=1), outcome, ""
+        each.save()
+    page = html(operator.get(page_of(session)))
+    bubbles = re.findall(r'data-id="(\d+)".*?</li>', page, re.DOTALL)
+    assert [int(each) for each in bubbles] == [each.pk for each in rows]
+    when = date_format(localtime(now + timedelta(hours=1)), "SHORT_DATETIME_FORMAT")
+    shown = [
+        re.sub(r"<[^>]*>", "", each)
+        for each in re.findall(r'<p class="bs-deleted">(.*?)</p>', page)
+    ]
+    assert shown == [
+        f"deleted {when}",
+        f"deleted {when}",
+        f"cleared {when}",
+        f"cleared {when} (too old to be deleted on the platform)",
+        f"cleared {when} (the platform does not let the bot delete it)",
+        f"cleared {when} (the platform did not delete it)",
+    ]
+    assert (page.count("(no text)"), page.count("said first"), page.count("said last")) == (0, 1, 1)
+    listed = html(operator.get(list_of("botsession")))
+    assert '<td class="field-messages_counted">2</td>' in listed
+    act, _ = act_on("clear", session)
+    confirmed = html(operator.get(f"{act}?ids={session.pk}"))
+    assert "Messages in their transcripts: 2" in confirmed
+    assert html(operator.get(list_of("trackedmessage"))).count("(cleared)") == len(outcomes)
+    exported = json.loads(operator.post(view_of(session, "export"), {"what": "json"}).content)
+    assert [each["outcome"] for each in exported["messages"]] == ["", *outcomes, ""]
+    assert [each["deleted_at"] is None for each in exported["messages"]].count(True) == 2
+    header = operator.post(view_of(session, "export"), {"what": "csv"}).content.decode()
+    assert ",deleted_at,outcome," in header.split("\r\n")[0]
+
+
+def test_a_message_that_the_bot_clears_stands_there_as_deleted(operator: Client) -> None:
+    talk(message("tea"))
+    assert async_to_sync(clear)(row()) == 1
+    page = html(operator.get(page_of(row())))
+    assert "heard tea" not in page
+    assert page.count('<p class="bs-deleted">deleted ') == 1
 
 
 def test_transcript_is_read_page_by_page(operator: Client) -> None:

@@ -10,16 +10,21 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from botsessions import operations
+from botsessions.api import filters
 from botsessions.models import BotSession, BotUpdate, MessageDeletion
+from botsessions.operations import looking
 from tests.api.kit import (
     NOW,
     Api,
     deletion_of,
     erasure_of,
+    everything,
+    message_in,
     problem,
     router,
     session_of,
     talk,
+    update_of,
 )
 from tests.kit import configured, message
 
@@ -51,6 +56,83 @@ def test_pages_stay_as_they_are_while_rows_come_and_go(api: Api) -> None:
     assert third["next"] is None
     assert numbers(follow(api, third["previous"])) == numbers(second)
     assert numbers(follow(api, second["previous"])) == [100, *range(24, 15, -1)]
+
+
+@pytest.fixture
+def looks_at_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a page look at ten rows, and take for few what are two."""
+    monkeypatch.setattr(filters, "LOOKED", 10)
+    monkeypatch.setattr(filters, "LOOKED_APART", 10)
+    monkeypatch.setattr(looking, "FEW", 2)
+
+
+def walked(api: Api, path: str, **query: Any) -> list[list[int]]:
+    """Return the ids on each page, to the end, and see that the way back shows the same."""
+    page = api.get(path, **query)
+    there = [page]
+    while page["next"]:
+        page = follow(api, page["next"])
+        there.append(page)
+    back = []
+    while page["previous"]:
+        page = follow(api, page["previous"])
+        back += [each["id"] for each in page["results"][::-1]]
+    found = [[each["id"] for each in each["results"]] for each in there]
+    assert back == [id for ids in found[:-1] for id in ids][::-1]
+    return found
+
+
+@pytest.mark.usefixtures("looks_at_ten")
+def test_what_no_index_finds_is_looked_for_a_page_at_a_time(api: Api) -> None:
+    """Each page looks at ten rows, and leads on until all have been looked at."""
+    rows = [
+        session_of(chat=f"{n}", flow={"name": "ask"} if n % 7 == 0 else None).pk for n in range(35)
+    ]
+    pages = walked(api, "sessions/", has_flow="true")
+    assert pages == [[rows[28]], [rows[21]], [rows[14], rows[7]], [rows[0]]]
+    assert walked(api, "sessions/", thread="7") == [[]] * 4
+    assert len(walked(api, "sessions/")) == 1
+    few = walked(api, "sessions/", has_flow="true", page_size=1)
+    assert [id for ids in few for id in ids] == rows[28::-7]
+
+
+@pytest.mark.usefixtures("looks_at_ten")
+def test_what_an_index_finds_is_on_the_first_page(api: Api) -> None:
+    old = session_of(
+        "other", chat="old", user="eve", is_open=True, quarantined={}, expires_at=NOW
+    ).pk
+    for number in range(35):
+        session_of(chat=f"{number}")
+    for query in (
+        {"bot": "other"},
+        {"user": "eve"},
+        {"search": "eve"},
+        {"is_open": "true"},
+        {"expired": "true"},
+        {"quarantined": "true", "thread": ""},
+        {"bot": "other", "thread": "", "has_flow": "false"},
+    ):
+        assert walked(api, "sessions/", **query) == [[old]], query
+    limited = everything(name="rob", bots=["other"])
+    assert walked(limited, "sessions/") == [[old]]
+    limited = everything(name="bob", bots=["other", "demo"])
+    assert [len(page) for page in walked(limited, "sessions/")] == [10, 10, 10, 6]
+
+
+@pytest.mark.usefixtures("looks_at_ten")
+def test_updates_and_messages_are_looked_for_in_the_same_way(api: Api) -> None:
+    waiting = update_of(id="w", status="pending").pk
+    session = session_of()
+    old = message_in(session, 1000, text="quagga").pk
+    for number in range(35):
+        update_of(id=f"{number}", status="done")
+        message_in(session, number)
+    for query in ({"status": "pending"}, {"update_id": "w"}):
+        assert walked(api, "updates/", **query) == [[waiting]], query
+    assert walked(api, "updates/", type="poll") == [[]] * 4
+    path = f"sessions/{session.pk}/messages/"
+    assert walked(api, path, q="quagga") == [[], [], [], [old]]
+    assert walked(api, path)[0][-1] == old
 
 
 def test_a_page_has_fifty_rows_and_two_hundred_at_most(api: Api) -> None:
@@ -192,11 +274,20 @@ def test_somebody_is_found_through_an_index(api: Api) -> None:
     explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
-    for query in ({"search": "c7"}, {"chat": "c7"}, {"chat": "c7", "user": "u7"}):
+    by_user = "botsessions_of_user"
+    for query in (
+        {"search": "c7"},
+        {"search": "u7"},
+        {"user": "u7"},
+        {"chat": "c7"},
+        {"chat": "c7", "user": "u7"},
+    ):
         with CaptureQueriesContext(connection) as captured:
             assert len(api.get("sessions/", **query)["results"]) == 1
         [sql] = [each["sql"] for each in captured if 'FROM "botsessions_bots' in each["sql"]]
         with connection.cursor() as cursor:
             cursor.execute(f"{explain} {sql}")
             plan = str(cursor.fetchall())
-        assert re.search("botsessions_session_key|autoindex_botsessions_botsession", plan), plan
+        by_key = "botsessions_session_key|autoindex_botsessions_botsession"
+        assert re.search(f"{by_key}|{by_user}", plan), plan
+        assert "Seq Scan" not in plan, plan

@@ -62,7 +62,7 @@ def test_sessions_are_filtered(api: Api) -> None:
     assert ids(api, quarantined="true") == {topic}
     assert ids(api, updated_before="2026-03-01T00:00:00Z") == {gone}
     assert ids(api, updated_after="2026-03-01T12:00:00Z") == {plain, order, topic, other}
-    assert ids(api, search="1") == {plain, order, other}
+    assert ids(api, search="1") == {plain, order, topic, other}
     assert ids(api, search="g") == {topic}
 
 
@@ -174,6 +174,16 @@ def test_messages_are_cleared(api: Api) -> None:
     operations.delete_messages()
     assert MessageDeletion.objects.get(pk=deletion["id"]).deleted == 1
     assert texts() == []
+    path = f"sessions/{row().pk}/messages/"
+    assert api.get(path)["results"] == api.get(path, with_deleted="false")["results"] == []
+    [kept] = api.get(path, with_deleted="true")["results"]
+    assert (kept["direction"], kept["text"], kept["outcome"]) == ("outgoing", "", "")
+    assert kept["deleted_at"] is not None
+    problem(api.ask("GET", f"{path}?with_deleted=maybe"), 400, "invalid")
+    talk(message("milk"))
+    shown = [each["deleted_at"] is None for each in api.get(path, with_deleted="true")["results"]]
+    assert shown == [True, True, False]
+    assert api.get(path, with_deleted="true", q="tea")["results"] == []
 
 
 def test_messages_are_listed_searched_and_sent(api: Api) -> None:

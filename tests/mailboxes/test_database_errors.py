@@ -18,7 +18,8 @@ from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Admission, Commit, Outcome
 from botsessions.mailboxes.contract.cases import arrival, done, failed, nothing, save, sent
 from botsessions.mailboxes.contract.races import at_once
-from botsessions.mailboxes.database import TRANSACTION_ATTEMPTS, DatabaseMailbox
+from botsessions.mailboxes.database import DatabaseMailbox
+from botsessions.mailboxes.rerunning import ATTEMPTS
 from botsessions.mailboxes.statements import SessionRow, Statements, statements_for
 from botsessions.mailboxes.statements.base import Tuples
 from botsessions.mailboxes.statements.orm import OrmStatements
@@ -90,12 +91,12 @@ def database_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("kind", KINDS)
 class TestErrors:
     def test_transaction_is_run_again_when_the_database_asks(self, kind: str) -> None:
-        errors = [rerun() for _ in range(TRANSACTION_ATTEMPTS - 1)]
+        errors = [rerun() for _ in range(ATTEMPTS - 1)]
         assert commit_one(failing(kind, *errors)) == [Outcome.COMMITTED]
         assert written() == (1, 1, 0)
 
     def test_database_that_asks_too_often_is_unavailable(self, kind: str) -> None:
-        errors = [rerun() for _ in range(TRANSACTION_ATTEMPTS)]
+        errors = [rerun() for _ in range(ATTEMPTS)]
         with pytest.raises(Unavailable, match="too busy"):
             commit_one(failing(kind, *errors))
         assert written() == (0, 0, 1)

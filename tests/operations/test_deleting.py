@@ -34,7 +34,7 @@ from botsessions.operations import asking, claims, gathering
 from botsessions.operations.selection import Selection
 from botsessions.platforms.base import Deletion
 from botsessions.platforms.local import LocalPlatform
-from tests.kit import running
+from tests.kit import in_slices, running
 
 pytestmark = pytest.mark.django_db
 
@@ -132,7 +132,7 @@ def test_250_messages_are_three_calls() -> None:
         deletion.refresh_from_db()
         assert (deletion.status, deletion.total, deletion.done) == ("done", 250, 250)
         assert deletion.outcomes["deleted"] == 250
-        assert TrackedMessage.objects.count() == 3
+        assert in_slices().count() == 3
         assert operations.delete_messages() == 0
 
 
@@ -293,7 +293,21 @@ def test_what_is_tracked_after_it_was_begun_stays() -> None:
             session=session, chat="ann", message_id="9", direction="incoming", sent_at=clock.now()
         )
         assert work(deletion).deleted == 2
-        assert [each.message_id for each in TrackedMessage.objects.all()] == ["9"]
+        assert [each.message_id for each in in_slices()] == ["9"]
+
+
+def test_what_was_deleted_is_kept_without_its_text_and_not_deleted_again() -> None:
+    with running(quiet, platform=Chats):
+        session = slice_of(3)
+        session.messages.update(text="a secret")
+        assert work(begun()).total == 3
+        assert work(begun()).total == 0
+        assert len(platform().asked) == 1
+        rows = session.messages.order_by("id")
+        assert [each.message_id for each in rows] == ["1", "2", "3"]
+        assert {(each.text, each.outcome, each.deleted_at is None) for each in rows} == {
+            ("", "", False)
+        }
 
 
 def test_a_message_in_parallel_slices_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +332,7 @@ def test_only_what_was_selected_is_deleted() -> None:
         assert work(begun(before=clock.now() - timedelta(hours=1))).total == 2
         assert work(begun(sessions=[order.pk])).total == 1
         assert work(begun(user="nobody")).total == 0
-        assert TrackedMessage.objects.count() == 3
+        assert in_slices().count() == 3
 
 
 def test_another_bot_deletes_where_asked() -> None:
@@ -348,7 +362,7 @@ def test_a_session_that_somebody_works_on_is_gathered_later(
         operations.delete_messages(0.3)
         deletion.refresh_from_db()
         assert (deletion.status, deletion.deleted) == ("gathering", 2)
-        assert TrackedMessage.objects.count() == 2
+        assert in_slices().count() == 2
         held.delete()
         assert work(deletion).deleted == 4
 
@@ -368,7 +382,7 @@ def test_a_cancelled_deletion_asks_for_nothing_more(when: str) -> None:
         deletion.refresh_from_db()
         assert deletion.status == "cancelled"
         assert deletion.finished_at is not None
-        assert TrackedMessage.objects.count() == (250 if when == "gathering" else 0)
+        assert in_slices().count() == (250 if when == "gathering" else 0)
 
 
 def test_a_call_that_is_under_way_when_it_is_cancelled_is_noted() -> None:
@@ -445,7 +459,7 @@ def test_workers_at_once_ask_for_each_message_once(workers: int) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_database_that_goes_away_loses_no_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in hand is found again once the claim is over."""
-    with running(quiet, platform=Chats, LEASE=0.2, RENEW_EVERY=0.1):
+    with running(quiet, platform=Chats, LEASE=1, RENEW_EVERY=0.5):
         slice_of(3)
         deletion = begun()
 

@@ -26,6 +26,7 @@ from botsessions.models import (
     Erasure,
     MailboxLease,
     MessageDeletion,
+    TrackedMessage,
 )
 from botsessions.operations.subject import Subject
 from tests.kit import configured, handle, message, running, texts
@@ -253,6 +254,20 @@ def test_the_platform_deletes_too_where_asked() -> None:
         assert erasure.counts["platform"]["deleted"] == 2
         assert texts("ann42") == []
         assert stored("ann42") == {}
+
+
+def test_what_is_kept_of_deleted_messages_goes_too() -> None:
+    """P29: it is exported, erased and counted, and not deleted again."""
+    with running(router):
+        talk(message("one", user="ann42"), message("two", user="ann42"))
+        TrackedMessage.objects.filter(text="two").update(deleted_at=timezone.now(), text="")
+        lines = [json.loads(line) for line in operations.export("demo", user="ann42")]
+        exported = [each for each in lines if each["table"] == "message"]
+        assert sum(each["deleted_at"] is not None for each in exported) == 1
+        erasure = operations.erase("demo", user="ann42", delete_messages=True)
+        assert MessageDeletion.objects.get().total == len(exported) - 1
+        assert erasure.counts["messages"] == len(exported)
+        assert not TrackedMessage.objects.exists()
 
 
 def test_data_in_other_stores_goes_too(tmp_path: Path) -> None:

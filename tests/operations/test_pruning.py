@@ -124,6 +124,17 @@ def test_text_goes_before_the_message() -> None:
         assert operations.prune() == {}
 
 
+def test_what_is_kept_of_deleted_messages_goes_by_their_age() -> None:
+    """P30: its name too, though it has no text any more."""
+    with running(router, retention={"TEXT": 10 * DAY, "MESSAGES": 30 * DAY}):
+        ann = session(timedelta(0), is_open=True)
+        say(ann, [40 * DAY, 20 * DAY, DAY])
+        ann.messages.update(deleted_at=timezone.now(), text="", name="Ann")
+        assert operations.prune() == {"texts": 1, "messages": 1}
+        assert [each.name for each in ann.messages.order_by("id")] == ["", "Ann"]
+        assert operations.prune() == {}
+
+
 def test_other_bots_messages_stay() -> None:
     with running(router):
         other = session(timedelta(0), bot="gone")

@@ -18,8 +18,8 @@ from django.db import DatabaseError, OperationalError, connection, connections, 
 
 from botsessions import clock
 from botsessions.exceptions import Unavailable
+from botsessions.mailboxes.rerunning import ATTEMPTS
 from botsessions.models import RateWindow
-from botsessions.pacing import database
 from botsessions.pacing.database import DatabaseWindows
 from botsessions.pacing.redis import NAME, RedisWindows
 from botsessions.pacing.window import Request, Verdict, Windows
@@ -271,7 +271,7 @@ class TestInDatabase(WindowsContract):
     def test_a_transaction_is_run_again_when_the_database_asks(
         self, bot: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        lock, errors = DatabaseWindows._lock, [rerun() for _ in range(database.ATTEMPTS - 1)]
+        lock, errors = DatabaseWindows._lock, [rerun() for _ in range(ATTEMPTS - 1)]
 
         def fail(windows: DatabaseWindows, keys: set[str]) -> Any:
             found = lock(windows, keys)

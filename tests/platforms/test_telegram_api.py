@@ -336,7 +336,7 @@ def test_migrated_group_is_named_in_the_error(api: StubBotApi) -> None:
 
 @pytest.mark.parametrize("fault", [Fault.BAD_GATEWAY, Fault.GIBBERISH, Fault.RESET, Fault.SILENCE])
 def test_broken_call_may_have_been_carried_out(api: StubBotApi, fault: Fault) -> None:
-    error = failure(api, fault, timeout=0.2)
+    error = failure(api, fault, timeout=1)
     assert isinstance(error, PlatformUnavailable)
     assert error.sent
     assert not error.permanent

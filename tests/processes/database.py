@@ -78,7 +78,7 @@ class Database(ABC):
         """Return what the bot said, as it stands in the session's slice, in order."""
         rows = self.query(
             "SELECT text FROM botsessions_trackedmessage"
-            " WHERE chat = ? AND direction = 'outgoing' ORDER BY id",
+            " WHERE chat = ? AND direction = 'outgoing' AND deleted_at IS NULL ORDER BY id",
             chat,
         )
         return [text for (text,) in rows]

@@ -54,9 +54,9 @@ ENVIRONMENT = {
     "SHUTDOWN_TIMEOUT": "2",
     "PYTHONUNBUFFERED": "1",
 }
-GRANIAN = [sys.executable, "-m", "granian", "--interface", "asgi", "--loop", "uvloop"]
-GRANIAN += ["--workers", "1", "--no-ws", "--log-level", "warning", "--workers-kill-timeout", "4"]
-GRANIAN += ["--host", HOST, "tests.processes.asgi:application", "--port"]
+UVICORN = [sys.executable, "-m", "uvicorn", "--http", "httptools", "--loop", "uvloop"]
+UVICORN += ["--ws", "none", "--no-access-log", "--log-level", "warning", "--host", HOST]
+UVICORN += ["--timeout-graceful-shutdown", "3", "tests.processes.asgi:application", "--port"]
 
 #: The named points of the engine.
 POINTS = ["admitted", "stored", "handling", "sent", "before_commit", "committed"]
@@ -87,7 +87,7 @@ class Answer:
 
 
 class Server:
-    """A granian with one worker; both are in a process group of their own."""
+    """A uvicorn of one process, in a group of its own."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         with socket.create_server((HOST, 0)) as listener:
@@ -97,7 +97,7 @@ class Server:
         self.is_doomed = False
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*GRANIAN, f"{self.port}"],
+                [*UVICORN, f"{self.port}"],
                 cwd=ROOT,
                 env=environment,
                 stdout=output,
@@ -119,13 +119,8 @@ class Server:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    @property
-    def worker(self) -> psutil.Process:
-        [worker] = psutil.Process(self.process.pid).children()
-        return worker
-
     def is_paused(self) -> bool:
-        return bool(self.worker.status() == psutil.STATUS_STOPPED)
+        return bool(psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED)
 
     def request(
         self, method: str, path: str, body: bytes = b"", secret: str = SECRET, timeout: float = 30
@@ -147,7 +142,7 @@ class Server:
         return self.request("POST", f"/webhooks/{bot}/", json.dumps(update).encode())
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server and its worker."""
+        """Send a signal to the server."""
         self.is_doomed |= number == signal.SIGKILL
         if self.is_alive:
             os.killpg(self.process.pid, number)
@@ -343,7 +338,7 @@ class Fleet:
         """Return what the bot said in a chat."""
         network = LocalChat(bot, self.folder / "chat.sqlite3")
         try:
-            messages = network.history(chat)["messages"]
+            messages = network.history(chat, limit=100_000)["messages"]
         finally:
             network.close()
         return [message["text"] for message in messages if message["from"]["is_bot"]]

@@ -18,6 +18,7 @@ from botsessions.api.serializers import MessageSerializer, SendSerializer, SentS
 from botsessions.conf import settings
 from botsessions.models import BotSession, TrackedMessage
 from botsessions.operations import operators
+from botsessions.operations.looking import slice_of
 
 SESSION = OpenApiParameter("session", int, OpenApiParameter.PATH)
 
@@ -31,7 +32,7 @@ class SessionMessages(ListModelMixin, Rows[TrackedMessage]):
 
     def get_queryset(self) -> QuerySet[TrackedMessage]:
         rows = TrackedMessage.objects.using(settings.DATABASE)
-        return rows.filter(session=self._session())
+        return slice_of(rows, self._session().pk)
 
     def _session(self) -> BotSession:
         rows = scope.within(self.request, BotSession.objects.using(settings.DATABASE).all())

@@ -146,6 +146,61 @@ class SliceContract(MailboxCases):
         assert (first.text, first.kind, first.edited_at) == ("new", "photo", NOON)
         assert (first.direction, first.user, first.sent_at) == (Direction.OUTGOING, "ann", NOON)
 
+    # Deleted
+
+    def without(self, key: SessionKey, *deleted: str) -> None:
+        """Take messages out of a slice as those that are deleted are."""
+        there = [each for each in self.mailbox.tracked(key) if each.message_id in deleted]
+        assert [each.message_id for each in there] == [*deleted]
+        self.mailbox.mark_deleted({"deleted": there[:1], "too_old": there[1:]})
+
+    def test_deleted_messages_are_in_the_slice_no_more(self) -> None:
+        self.mailbox.track([Opening(ANN)], seen(ANN, "7", "8", "", "9"))
+        self.mailbox.track([Opening(BEN)], seen(BEN, "7"))
+        self.without(ANN, "7", "8")
+        assert (self.ids(ANN), self.ids(BEN)) == (["", "9"], ["7"])
+        self.without(ANN, "")
+        assert self.ids(ANN) == ["9"]
+        self.mailbox.mark_deleted({})
+        self.mailbox.delete_later("demo", "demo", self.mailbox.tracked(ANN), 100)
+        assert (self.ids(ANN), self.ids(BEN)) == ([], ["7"])
+
+    def test_edit_of_a_deleted_message_does_not_bring_it_back(self) -> None:
+        for number, write in enumerate(self.writers()):
+            key = ANN.qualified(f"{number}")
+            self.mailbox.track([Opening(key)], seen(key, "7", "8", "9"))
+            self.without(key, "7")
+            self.mailbox.delete_later("demo", "demo", self.mailbox.tracked(key)[:1], 100)
+            write([], seen(key, "7", "8", "9", text="new", edited=NOON))
+            (one,) = self.mailbox.tracked(key)
+            assert (one.message_id, one.text) == ("9", "new")
+
+    def test_deleted_message_that_is_tracked_anew_is_back_as_it_is_then(self) -> None:
+        for number, write in enumerate(self.writers()):
+            key = ANN.qualified(f"{number}")
+            self.mailbox.track([Opening(key)], seen(key, "7", text="old", edited=NOON))
+            self.without(key, "7")
+            write([], seen(key, "7", text="new", kind="photo"))
+            (one,) = self.mailbox.tracked(key)
+            assert (one.text, one.kind, one.edited_at) == ("new", "photo", None)
+            write([], seen(key, "7", text="newer", edited=NOON))
+            (one,) = self.mailbox.tracked(key)
+            assert one.text == "newer"
+
+    def test_message_that_was_forgotten_is_not_known_any_more(self) -> None:
+        """An edit is then the first that is heard of it."""
+        self.mailbox.track([Opening(ANN), Opening(BEN)], [*seen(ANN, "7"), *seen(BEN, "7", "8")])
+        self.without(ANN, "7")
+        self.without(BEN, "7")
+        self.mailbox.forget_deleted([ANN])
+        assert self.ids(BEN) == ["8"]
+        for key in (ANN, BEN):
+            self.mailbox.track([], seen(key, "7", edited=NOON))
+        assert (self.ids(ANN), self.ids(BEN)) == (["7"], ["8"])
+        self.mailbox.end([BEN])
+        self.mailbox.track([Opening(BEN)], seen(BEN, "7", edited=NOON))
+        assert self.ids(BEN) == ["7"]
+
     def test_text_is_kept_only_where_it_is_to_be(self) -> None:
         (secret,) = seen(ANN, "7", text="a secret")
         secret.keep_text = False

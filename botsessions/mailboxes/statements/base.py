@@ -252,7 +252,7 @@ class Statements:
         """Add messages to the slices of their sessions, where these are open and have not expired.
 
         No two are the same. Of one that is there already an edited version takes over text and
-        kind.
+        kind. Of one that was deleted an edited version changes nothing, and any other puts it back.
         """
         raise NotImplementedError
 

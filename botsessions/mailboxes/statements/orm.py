@@ -326,9 +326,11 @@ class OrmStatements(Statements):
                 fields = {k: v for k, v in fields.items() if not k.startswith("session_")}
                 fields["message_id"] = row.message_id or None
                 new.append(TrackedMessage(session=slices[_slice_key(row)], **fields))
-            elif row.edited_at is not None:
+            elif (row.edited_at is not None) == (there.deleted_at is None):
                 there.text, there.kind, there.edited_at = row.text, row.kind, row.edited_at
-                there.save(using=self.connection.alias, update_fields=["text", "kind", "edited_at"])
+                there.deleted_at, there.outcome = None, ""
+                changed = ["text", "kind", "edited_at", "deleted_at", "outcome"]
+                there.save(using=self.connection.alias, update_fields=changed)
         self._rows(TrackedMessage).bulk_create(new, batch_size=BATCH)
 
     # What went wrong

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from hashlib import blake2s
+from itertools import chain
 from typing import Any, ClassVar, cast
 
 import msgspec
@@ -24,6 +25,9 @@ from botsessions.mailboxes.statements.sql import (
     FINISH_EVERY,
     HOLD_EVERY,
     SAVE_EVERY,
+    SAVE_SESSIONS,
+    UPDATE_EVERY,
+    UPDATE_SESSIONS,
     SqlStatements,
 )
 from botsessions.mailboxes.statements.wire import Rows, Wire, wire_of
@@ -75,6 +79,12 @@ def _columns(row: type[msgspec.Struct]) -> str:
     return ", ".join(columns)
 
 
+def _new_and_stored(sessions: Sequence[SaveRow]) -> tuple[list[SaveRow], list[SaveRow]]:
+    """Return those that may have no row yet, and those that have one."""
+    new = [each for each in sessions if not each.version]
+    return new, [each for each in sessions if each.version]
+
+
 class _Promise:
     """The rows of a statement that is yet to be sent."""
 
@@ -112,8 +122,6 @@ class PostgreSQLStatements(SqlStatements):
         #: Is a transaction of our own to be begun with the next statement (False), or begun (True)?
         self._begun: bool | None = None
         self._may_end_later = False
-        #: Is the transaction to end with what is sent next?
-        self._ends = False
 
     @contextmanager
     def atomic(self) -> Iterator[None]:
@@ -147,8 +155,7 @@ class PostgreSQLStatements(SqlStatements):
         finally:
             self._gathered = None
         # What follows has no settings of its own on somebody else's connection.
-        self._ends = last and self.own and self._begun is not None
-        self._send(gathered)
+        self._send(gathered, ends=last and self.own and self._begun is not None)
 
     def begin(self, *, durable: bool) -> None:
         if self._begun is None:
@@ -178,7 +185,15 @@ class PostgreSQLStatements(SqlStatements):
     ) -> None:
         self._run(HOLD_EVERY, leases)
         self._run(FINISH_EVERY, updates, now=now)
-        self._run(SAVE_EVERY, sessions, now=now)
+        new, stored = _new_and_stored(sessions)
+        self._run(SAVE_EVERY, new, now=now)
+        self._run(UPDATE_EVERY, stored, now=now)
+
+    def save_sessions(self, sessions: Sequence[SaveRow], now: datetime) -> Tuples:
+        # An upsert looks a row up and locks it three times, an update once.
+        new, stored = _new_and_stored(sessions)
+        saved = self._run(SAVE_SESSIONS, new, now=now)
+        return chain(saved, self._run(UPDATE_SESSIONS, stored, now=now))
 
     def is_incomplete(self, error: DatabaseError) -> bool:
         return getattr(error.__cause__, "sqlstate", None) == DIVISION_BY_ZERO
@@ -235,8 +250,8 @@ class PostgreSQLStatements(SqlStatements):
             self._send([promise])
         return promise
 
-    def _send(self, promises: list[_Promise]) -> None:
-        """Send statements as one text and keep each promise."""
+    def _send(self, promises: list[_Promise], *, ends: bool = False) -> None:
+        """Send statements as one text, the transaction's end with them, and keep each promise."""
         if not promises:
             return
         texts = [each.text for each in promises]
@@ -250,7 +265,6 @@ class PostgreSQLStatements(SqlStatements):
                 texts.insert(0, b"COMMIT")
                 skipped = 2
                 self.is_unended = False
-        ends, self._ends = self._ends, False
         if ends:
             texts.append(b"COMMIT")
         results = self._query(b"; ".join(texts))

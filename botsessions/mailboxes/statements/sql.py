@@ -204,6 +204,18 @@ SET data = excluded.data, version = excluded.version, updated_at = excluded.upda
 WHERE {SESSIONS}.version = excluded.version - 1
 RETURNING {SESSION_KEY}"""
 
+#: The same for those that are stored, of which nothing is to be inserted.
+UPDATE_SESSIONS = f"""
+UPDATE {SESSIONS} s
+SET data = r.data, version = r.version + 1, updated_at = {{now}},
+    is_open = s.is_open AND NOT coalesce({EXPIRED}, false),
+    matcher = CASE WHEN {EXPIRED} THEN '' ELSE s.matcher END,
+    expires_at = r.expires_at, quarantined = coalesce(r.quarantined, s.quarantined),
+    flow = r.flow, due_at = r.due_at, last_flow = coalesce(r.last_flow, s.last_flow)
+FROM {{rows}}
+WHERE {SESSION_MATCH} AND s.version = r.version
+RETURNING s.bot, s.chat, s."user", s.thread, s.qualifier"""
+
 INSERT_MESSAGES = f"""
 INSERT INTO {MESSAGES} (
     session_id, chat, message_id, direction, kind, is_service, "user", name, reply_to, business,
@@ -218,15 +230,17 @@ FROM {{rows}}
     AND s.bot = r.session_bot}}
 WHERE s.is_open AND NOT ({EXPIRED})
 ON CONFLICT (session_id, chat, message_id) DO UPDATE
-SET text = excluded.text, kind = excluded.kind, edited_at = excluded.edited_at
-WHERE excluded.edited_at IS NOT NULL"""
+SET text = excluded.text, kind = excluded.kind, edited_at = excluded.edited_at,
+    deleted_at = NULL, outcome = ''
+WHERE (excluded.edited_at IS NOT NULL) = ({MESSAGES}.deleted_at IS NULL)"""
 
 #: Divides by zero unless the statement gives a row for each of those it was given.
 EVERY = """
 WITH written AS ({}
 )
 SELECT 1 / (count(*) = (SELECT count(*) FROM {{rows}}))::int FROM written"""
-HOLD_EVERY, FINISH_EVERY, SAVE_EVERY = map(EVERY.format, (HOLD, FINISH, SAVE_SESSIONS))
+HOLD_EVERY, FINISH_EVERY = EVERY.format(HOLD), EVERY.format(FINISH)
+SAVE_EVERY, UPDATE_EVERY = EVERY.format(SAVE_SESSIONS), EVERY.format(UPDATE_SESSIONS)
 
 PLACE = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 
