@@ -1,5 +1,7 @@
 """What every test may rely on: services that answer or a visible skip, and `async def` tests."""
 
+import contextvars
+import functools
 import inspect
 import os
 from collections.abc import Iterator
@@ -38,12 +40,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
-    """Run `async def` tests as Django's TestCase does.
+    """Run each test in a context of its own, and `async def` tests as Django's TestCase does.
 
-    What they send to the database thread then runs on the test's own, inside its transaction.
+    What these send to the database thread then runs on the test's own, inside its transaction.
+    Django makes variables for each set of URLs, which asgiref copies at every change of thread: a
+    context of all tests would be slow in the end.
     """
-    if inspect.iscoroutinefunction(pyfuncitem.obj):
-        pyfuncitem.obj = async_to_sync(pyfuncitem.obj)
+    test = pyfuncitem.obj
+    if inspect.iscoroutinefunction(test):
+        test = async_to_sync(test)
+    pyfuncitem.obj = functools.partial(contextvars.copy_context().run, test)
 
 
 @pytest.fixture

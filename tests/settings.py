@@ -24,6 +24,7 @@ else:
 DATABASES["default"]["TEST"] = {"NAME": TEST_NAME}
 
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+WHITENOISE_AUTOREFRESH = True  # no list of all static files for each client of a test
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 BOTSESSIONS = {"BOTS": {}}
 

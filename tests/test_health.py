@@ -36,6 +36,12 @@ commits = pytest.mark.usefixtures("transactional_db")
 router = Router()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine that answers stands still for as long as that."""
+    monkeypatch.setattr(questions, "WITHIN", 10.0)
+
+
 class Away(LocMemCache):
     """A cache whose server does not answer, and whose error tells too much."""
 
@@ -248,14 +254,14 @@ def test_a_database_that_never_answers_holds_up_nobody(monkeypatch: pytest.Monke
     """As behind a firewall that drops everything: libpq waits for minutes."""
     if connection.vendor != "postgresql":
         pytest.skip("a file is there or not")
-    monkeypatch.setattr(questions, "WITHIN", 0.3)
     connection.close()
     with silent_server() as port, monkeypatch.context() as patch:
+        patch.setattr(questions, "WITHIN", 0.3)
         patch.setitem(connection.settings_dict, "HOST", "127.0.0.1")
         patch.setitem(connection.settings_dict, "PORT", str(port))
         begun = time.monotonic()
         assert ready()[0] == 503
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10
     beat_all()
     assert ready("?strict=1")[0] == 200
 
@@ -267,7 +273,7 @@ def test_a_table_that_is_locked_is_given_up_by_the_server_too(
 ) -> None:
     if connection.vendor != "postgresql":
         pytest.skip("only PostgreSQL locks a table against readers")
-    monkeypatch.setattr(questions, "WITHIN", 0.3)
+    monkeypatch.setattr(questions, "WITHIN", 2.0)
     beat_all()
     connection.set_autocommit(False)
     try:
@@ -277,10 +283,15 @@ def test_a_table_that_is_locked_is_given_up_by_the_server_too(
         assert (status, said["status"]) == (200, "degraded")
         assert said["checks"]["database"]["status"] == "ok"
         assert said["checks"]["pending"]["status"] == "degraded"
-        time.sleep(0.3)
+        deadline = time.monotonic() + 10
+        waiting = (
+            "SELECT 1 FROM pg_locks"
+            " WHERE NOT granted AND relation = 'botsessions_botupdate'::regclass"
+        )
         with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            assert cursor.fetchone() == (0,)
+            while cursor.execute(waiting).fetchone():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
     finally:
         connection.rollback()
         connection.set_autocommit(True)
@@ -303,7 +314,7 @@ def test_what_hangs_is_asked_once_and_holds_up_nothing_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each question keeps a thread: of each name there is one."""
-    monkeypatch.setattr(questions, "WITHIN", 0.1)
+    monkeypatch.setattr(questions, "WITHIN", 2.0)
     beat_all()
     free, asked = Event(), list[int]()
 

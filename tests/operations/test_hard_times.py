@@ -282,7 +282,7 @@ def test_who_was_overtaken_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_deletion_that_was_killed_at_its_end_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last outcome and the end are one transaction."""
-    with running(quiet, platform=Chats, LEASE=0.1, RENEW_EVERY=0.05):
+    with running(quiet, platform=Chats, LEASE=1, RENEW_EVERY=0.5):
         slice_of(3)
         deletion = begun()
 

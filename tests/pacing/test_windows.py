@@ -132,7 +132,7 @@ class WindowsContract:
         again = Request(windows, cost, late.booked)
         [changed] = self.windows().acquire([again], LAG)
         assert changed.key == ""
-        assert late.booked < changed.booked < late.booked + 1
+        assert late.booked < changed.booked < late.booked + 4
         self.windows().pause(f"{bot}:chat:1", 0.05)
         assert [each.key for each in self.ask(again._replace(booked=changed.booked))] != [""]
         time.sleep(0.06)
@@ -140,7 +140,7 @@ class WindowsContract:
 
     def test_room_is_kept_for_a_large_one_that_waits(self, bot: str) -> None:
         """P28."""
-        windows = ((f"{bot}:chat:1", Rate(2, 0.4)), (f"{bot}:bot", Rate(4, 0.4)))
+        windows = ((f"{bot}:chat:1", Rate(2, 1.5)), (f"{bot}:bot", Rate(4, 1.5)))
         small = room(windows[1])
         assert self.ask(small) == [GRANTED]
         [impatient] = self.windows().acquire([Request(windows, 4)], LAG)
@@ -156,18 +156,19 @@ class WindowsContract:
         again = Request(windows, 4, told.booked, patience=5)
         [granted] = self.windows().acquire([again], LAG)
         assert granted.key == ""
-        assert told.booked <= granted.booked < told.booked + 0.3
+        assert told.booked <= granted.booked < told.booked + 1.5
 
     def test_what_was_made_is_booked_for_now_whatever_room_there_is(self, bot: str) -> None:
         """P28: it took longer than its room was for."""
-        windows = ((f"{bot}:chat:1", Rate(1, 0.5)),)
+        windows = ((f"{bot}:chat:1", Rate(1, 10.0)),)
         [first] = self.windows().acquire([Request(windows, 1)], LAG)
+        began = time.monotonic()
         time.sleep(0.2)
         made = Request(windows, 1, first.booked, is_made=True)
         [booked] = self.windows().acquire([made], LAG)
         assert booked.key == ""
-        assert 0.1 <= booked.booked - first.booked < 0.4
-        assert self.ask(room(*windows))[0].wait == pytest.approx(0.5, abs=0.1)
+        assert 0.1 <= booked.booked - first.booked < time.monotonic() - began + 0.1
+        assert self.ask(room(*windows))[0].wait == pytest.approx(10, abs=3)
 
     def test_a_server_whose_clock_was_put_back_holds_nothing_up_for_long(self, bot: str) -> None:
         asked = room((f"{bot}:chat:1", Rate(1, 0.3)))
