@@ -106,4 +106,6 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
+    # Where it was started in the background, SIGINT is ignored, by whatever it starts too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(asyncio.run(main()))

@@ -5,6 +5,7 @@ import functools
 import inspect
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -47,9 +48,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     context of all tests would be slow in the end.
     """
     test = pyfuncitem.obj
-    if inspect.iscoroutinefunction(test):
-        test = async_to_sync(test)
-    pyfuncitem.obj = functools.partial(contextvars.copy_context().run, test)
+    synchronous = async_to_sync(test) if inspect.iscoroutinefunction(test) else test
+    context = contextvars.copy_context()
+
+    @functools.wraps(test)
+    def in_context(**arguments: Any) -> None:
+        context.run(synchronous, **arguments)
+
+    pyfuncitem.obj = in_context
 
 
 @pytest.fixture
