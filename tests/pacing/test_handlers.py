@@ -110,12 +110,12 @@ async def test_sessions_outside_handlers_are_paced_too() -> None:
 async def test_a_429_is_waited_for_within_the_handler() -> None:
     """P28: nobody else waits, and the handler does not notice."""
     with running(chatty, platform=Noting):
-        platform().refuse("ann", limited(1.5))
+        platform().refuse("ann", limited(2.5))
         began = time.monotonic()
         first, other = message("ann"), message("ben", user="ben")
         assert await handle(first, other) == [None, None]
-        assert min(platform().times("ben")) - began < 1
-        assert min(platform().times("ann")) - began >= 1.5
+        assert max(platform().times("ben")) < min(platform().times("ann"))
+        assert min(platform().times("ann")) - began >= 2.5
         assert texts() == [f"ann {number}" for number in range(6)]
         assert await status(first) == "done"
         assert (await BotUpdate.objects.aget(update_id=first.id)).attempts <= 1
