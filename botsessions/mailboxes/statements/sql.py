@@ -179,7 +179,7 @@ AND data IS NULL AND flow IS NULL AND NOT is_open"""
 DELETE_EMPTY = f"DELETE {EMPTY}"
 
 #: What an expired session has left in its slice.
-DELETE_LEFT = f"DELETE FROM {MESSAGES} WHERE session_id IN (SELECT id {EMPTY})"
+DELETE_LEFT = f"DELETE FROM {MESSAGES} WHERE session_id {{in}} SELECT id {EMPTY} {{end}}"
 
 SAVE_SESSIONS = f"""
 INSERT INTO {SESSIONS} (
