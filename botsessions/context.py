@@ -381,6 +381,11 @@ class Context:
         self.rows.update(found.flows)
         self.incoming = self._incoming(found.open)
 
+    async def mark_gone(self) -> None:
+        """Take out of the slices of its chat what the update says is deleted, by somebody else."""
+        if self.update.deleted:
+            await self.engine.ask(lambda mailbox: mailbox.mark_gone(self.update))
+
     async def load(self, *keys: SessionKey) -> None:
         """Read the rows of sessions that no handler declared, in one query."""
         missing = [key for key in keys if key not in self.rows]

@@ -472,6 +472,7 @@ class Engine:
             if delivery.trouble is not None:
                 raise delivery.trouble
             await context.move_chat()
+            await context.mark_gone()
             await dispatch(context, delivery.routes)
             saves, seen = context.saves(), [*context.incoming, *context.seen]
             commit = delivery.done(saves, context.openings(), seen)

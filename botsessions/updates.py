@@ -122,6 +122,8 @@ class Update(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     business: str = ""
     guest: bool = False
     payload: dict[str, Any] = {}
+    #: The ids of messages of the chat that it says are deleted, by whoever said them.
+    deleted: tuple[str, ...] = ()
 
     @property
     def conversation(self) -> str:

@@ -392,6 +392,42 @@ async def test_business_and_guest_chats_share_no_session_with_the_chat_of_the_bo
         assert incoming.chat == "ann"
 
 
+async def test_what_the_platform_says_is_deleted_leaves_the_slice() -> None:
+    """By whoever said it: the bot's clear() does not ask for it again."""
+    router, seen = Router(), []
+
+    @router.on("deleted_business_messages")
+    async def deleted(update: Update) -> None:
+        seen.append(update.deleted)
+
+    @router.on("business_message")
+    async def answer(session: Session) -> None:
+        await session.send("hello")
+
+    def said(id: str, text: str) -> Update:
+        message = Message(id, Chat("ann"), ANN, text=text, business="b1")
+        return Update(
+            "demo", id, "business_message", Chat("ann"), ANN, message, text=text, business="b1"
+        )
+
+    gone = Update(
+        "demo", "gone", "deleted_business_messages", Chat("ann"), business="b1",
+        deleted=("m2", "m9"),
+    )  # fmt: skip
+    with running(router):
+        for number in range(4):
+            await handle(said(f"m{number}", f"secret {number}"))
+        await handle(gone)
+        assert seen == [("m2", "m9")]
+        assert [text for direction, text in await rows("business/b1/ann")] == [
+            "hello", "secret 1", "hello", "hello", "secret 3", "hello",
+        ]  # fmt: skip
+        row = await TrackedMessage.objects.aget(message_id="m2")
+        assert (row.text, row.outcome, row.deleted_at is None) == ("", Deletion.GONE, False)
+        cleared = await bots["demo"].sessions.get("business/b1/ann", "ann").clear()
+        assert cleared == 6
+
+
 # Recording by hand, and what goes out
 
 

@@ -321,6 +321,9 @@ class Mailbox(Protocol):
         nothing; a message of the same id that is tracked anew is in the slice again.
         """
 
+    def mark_gone(self, update: Update) -> None:
+        """Do so with the messages that an update says are deleted, in all sessions of its chat."""
+
     def delete_later(
         self, bot: str, through: str, messages: Sequence[Tracked], size: int, requested_by: str = ""
     ) -> int:

@@ -209,6 +209,10 @@ class DatabaseMailbox:
         ids = {outcome: [each.id for each in found] for outcome, found in outcomes.items()}
         self._transaction(lambda: slices.mark_deleted(self.using, ids))
 
+    def mark_gone(self, update: Update) -> None:
+        self.flush()
+        self._transaction(lambda: slices.mark_gone(self.using, update))
+
     def delete_later(
         self, bot: str, through: str, messages: Sequence[Tracked], size: int, requested_by: str = ""
     ) -> int:

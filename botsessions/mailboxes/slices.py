@@ -21,9 +21,10 @@ from botsessions.exceptions import Unavailable
 from botsessions.keys import SessionKey
 from botsessions.mailboxes.base import Opening, Tracked
 from botsessions.mailboxes.rows import parts
+from botsessions.platforms.base import Deletion
 from botsessions.stores.base import Store, Value, lifetime
 from botsessions.stores.envelope import opened, sealed
-from botsessions.updates import Direction
+from botsessions.updates import Direction, Update
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -100,6 +101,17 @@ def mark_deleted(using: str, outcomes: Mapping[str, Sequence[int]]) -> None:
         for ids in _chunks(messages):
             there = _messages(using).filter(id__in=ids, deleted_at=None)
             there.update(deleted_at=now, outcome=outcome, text="")
+
+
+def mark_gone(using: str, update: Update) -> None:
+    if update.chat is None:
+        return
+    there = _messages(using).filter(
+        session__bot=update.bot, session__chat=update.conversation, chat=update.chat.id
+    )
+    for ids in _chunks(update.deleted):
+        found = there.filter(message_id__in=ids, deleted_at=None)
+        mark_deleted(using, {Deletion.GONE: list(found.values_list("id", flat=True))})
 
 
 def chosen(opens: Iterable[Opening]) -> list[Opening]:

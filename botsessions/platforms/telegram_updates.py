@@ -266,6 +266,26 @@ def _boosted(
     return Update(bot, id, type_, chat(data.get("chat")), booster, payload=payload)
 
 
+def _deleted(
+    bot: str, id: str, type_: str, data: dict[str, Any], payload: dict[str, Any]
+) -> Update | None:
+    """Read a BusinessMessagesDeleted (https://core.telegram.org/bots/api#businessmessagesdeleted).
+
+    It does not tell who deleted them.
+    """
+    ids = data.get("message_ids")
+    found = [message_identifier(each) for each in ids] if isinstance(ids, list) else []
+    return Update(
+        bot,
+        id,
+        type_,
+        chat=chat(data.get("chat")),
+        business=identifier(data.get("business_connection_id")),
+        payload=payload,
+        deleted=tuple(each for each in found if each),
+    )
+
+
 #: Every type of update. Those whose users act outside of any chat have none: a business connection
 #: names the chat to write to, and an anonymous voter's chat is the voter.
 _READERS: Final[dict[str, _Reader]] = {
@@ -276,9 +296,7 @@ _READERS: Final[dict[str, _Reader]] = {
     UpdateType.BUSINESS_CONNECTION.value: _reader("user", business="id"),
     UpdateType.BUSINESS_MESSAGE.value: _said_in_business,
     UpdateType.EDITED_BUSINESS_MESSAGE.value: _said_in_business,
-    UpdateType.DELETED_BUSINESS_MESSAGES.value: _reader(
-        where="chat", business="business_connection_id"
-    ),
+    UpdateType.DELETED_BUSINESS_MESSAGES.value: _deleted,
     UpdateType.GUEST_MESSAGE.value: _said,
     UpdateType.MESSAGE_REACTION.value: _reader("user", where="chat"),
     UpdateType.MESSAGE_REACTION_COUNT.value: _reader(where="chat"),

@@ -294,6 +294,7 @@ def check_update(update: Update, platform: Platform) -> None:
     if update.message is not None:
         check_message(update.message)
         assert update.chat == update.message.chat
+    assert all(isinstance(id, str) and id for id in update.deleted)
 
 
 def check_message(message: Message) -> None:

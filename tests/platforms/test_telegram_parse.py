@@ -323,6 +323,17 @@ def test_business_and_guest_chats_are_conversations_of_their_own() -> None:
     assert guest.conversation == pressed.conversation == "guest/-1002233"
 
 
+def test_messages_deleted_for_a_business_are_named() -> None:
+    for ids, kept in (
+        ([7, 321, 0, 2**52, None, True, {}, [8], "9" * 500], ("7", "321", f"{2**52}")),
+        ([], ()),
+        ("78", ()),
+        (None, ()),
+    ):
+        gone: dict[str, Any] = {"business_connection_id": "b1", "chat": GROUP, "message_ids": ids}
+        assert parsed(deleted_business_messages=gone).deleted == kept
+
+
 @pytest.mark.parametrize(
     ("type_", "fields", "conversation"),
     [

@@ -25,7 +25,7 @@ from botsessions.mailboxes.contract.cases import (
     time_is,
     value,
 )
-from botsessions.updates import Direction
+from botsessions.updates import Chat, Direction, Update
 
 ANN, BEN = SessionKey("demo", "ann", "ann"), SessionKey("demo", "ben", "ben")
 NOON = datetime(2031, 1, 1, 12, tzinfo=UTC)
@@ -186,6 +186,24 @@ class SliceContract(MailboxCases):
             write([], seen(key, "7", text="newer", edited=NOON))
             (one,) = self.mailbox.tracked(key)
             assert one.text == "newer"
+
+    def test_messages_that_are_gone_are_in_no_slice_of_their_chat(self) -> None:
+        other = ANN.qualified("other")
+        for key in (ANN, other, BEN):
+            self.mailbox.track([Opening(key)], seen(key, "7", "8", "9", ""))
+        self.mark_gone("7", "9", "unknown")
+        assert (self.ids(ANN), self.ids(other)) == (["8", ""], ["8", ""])
+        assert self.ids(BEN) == ["7", "8", "9", ""]
+        for elsewhere in ({"business": "b1"}, {"bot": "other"}, {"chat": None}):
+            self.mark_gone("8", **elsewhere)
+        self.mark_gone()
+        assert self.ids(ANN) == ["8", ""]
+        self.mark_gone(*(f"{number}" for number in range(2000)))
+        assert (self.ids(ANN), self.ids(other)) == ([""], [""])
+
+    def mark_gone(self, *ids: str, **where: Any) -> None:
+        parts: dict[str, Any] = {"bot": "demo", "chat": Chat(ANN.chat)} | where
+        self.mailbox.mark_gone(Update(id="1", type="deleted_messages", deleted=ids, **parts))
 
     def test_message_that_was_forgotten_is_not_known_any_more(self) -> None:
         """An edit is then the first that is heard of it."""
