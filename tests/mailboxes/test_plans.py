@@ -23,7 +23,8 @@ FILL = (
         (bot, update_id, type, mailbox, status, attempts, payload, error, received_at)
     SELECT 'demo', 'u' || n, 'message', 'demo:' || n % 5000,
         CASE WHEN n <= 500 THEN 'pending' ELSE 'done' END, 0,
-        CASE WHEN n <= 500 THEN '{"bot": "demo", "id": "1", "type": "message"}'::jsonb END, '', now()
+        CASE WHEN n <= 500 THEN '{"bot": "demo", "id": "1", "type": "message"}'::jsonb END,
+        '', now()
     FROM generate_series(1, 50000) AS n
     """,
     """
