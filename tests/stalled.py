@@ -42,10 +42,12 @@ def main() -> int:
             break
         stopped = stop(pytest)
         length = chance.choice(STOPS)
-        time.sleep(length)
-        for process in reversed(stopped):
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
+        try:
+            time.sleep(length)
+        finally:
+            for process in reversed(stopped):
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
         stops, seconds = stops + 1, seconds + length
     print(f"Stood still {stops} times, for {seconds:.0f} s. SEED={seed}")
     return code
