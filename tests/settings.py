@@ -13,6 +13,9 @@ from tests.services import postgresql_url
 
 if os.environ.get("TEST_DATABASE") == "postgresql":
     DATABASES = {"default": dj_database_url.parse(postgresql_url() or "")}
+    # Tables that tests fill and empty, analyzed now and then, look large enough for compiled
+    # statements, which take up to half a second each.
+    DATABASES["default"].setdefault("OPTIONS", {})["options"] = "-c jit=off"
     TEST_NAME = f"test_botsessions_{os.getpid()}"
 else:
     # A file as in production, so that threads can share it; only power cuts are not prepared for.
