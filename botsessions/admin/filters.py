@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from botsessions import clock
 from botsessions.conf import settings
 from botsessions.models import BotSession
-from botsessions.operations.looking import few
+from botsessions.operations.looking import few, of_status
 
 Choices = Iterable[tuple[Any, Any]]
 
@@ -212,6 +212,6 @@ class StatusFilter(Served, admin.ChoicesFieldListFilter):
     """By the status of an update."""
 
     def served(self, rows: QuerySet[Any]) -> QuerySet[Any] | None:
-        order = {"pending": ("mailbox", "-attempts", "pk"), "held": ("mailbox", "pk")}
         status = (self.lookup_val or [""])[-1]
-        return rows.filter(status=status).order_by(*order[status]) if status in order else None
+        # What is parked is a part of the list by itself.
+        return None if status == "parked" else of_status(rows, status)

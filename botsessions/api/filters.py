@@ -26,7 +26,14 @@ from rest_framework.request import Request
 from botsessions import clock
 from botsessions.api import scope
 from botsessions.models import BotSession, BotUpdate, Erasure, MessageDeletion, TrackedMessage
-from botsessions.operations.looking import LOOKED, LOOKED_APART, Among, few, of_chat_or_user
+from botsessions.operations.looking import (
+    LOOKED,
+    LOOKED_APART,
+    Among,
+    few,
+    of_chat_or_user,
+    of_status,
+)
 
 
 class KnownFilters(DjangoFilterBackend):
@@ -247,13 +254,9 @@ class UpdateFilters(Narrowing):
         fields: tuple[str, ...] = ()
 
     def served(self, asked: dict[str, Any], rows: QuerySet[Any]) -> Iterable[QuerySet[Any]]:
-        orders = {
-            "pending": ("mailbox", "-attempts", "pk"),
-            "held": ("mailbox", "pk"),
-            "parked": ("bot", "pk"),
-        }
-        if order := orders.get(asked.get("status", "")):
-            yield rows.filter(status=asked["status"]).order_by(*order)
+        served = of_status(rows, asked.get("status", ""))
+        if served is not None:
+            yield served
 
 
 class DeletionFilters(django_filters.FilterSet):

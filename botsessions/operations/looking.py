@@ -100,6 +100,16 @@ def _order(rows: QuerySet[Any], sign: str) -> tuple[str, ...]:
     return (f"{sign}session_id", f"{sign}pk") if is_slice else (f"{sign}pk",)
 
 
+def of_status(updates: QuerySet[Any], status: str) -> QuerySet[Any] | None:
+    """Return the updates of a status, in the order of its index; None where no index has them."""
+    order = {
+        "pending": ("mailbox", "-attempts", "pk"),
+        "held": ("mailbox", "pk"),
+        "parked": ("bot", "pk"),
+    }.get(status)
+    return None if order is None else updates.filter(status=status).order_by(*order)
+
+
 def few(rows: QuerySet[Any]) -> list[int] | None:
     """Return the ids of rows that an index finds, in its order; None where they are not few."""
     found = list(rows.values_list("pk", flat=True)[: FEW + 1])
